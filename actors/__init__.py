@@ -1,0 +1,1 @@
+"""vLLM generation actors: plan, cut, sample, splice, insert."""

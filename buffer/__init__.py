@@ -1,0 +1,1 @@
+"""Sharded replay of preference pairs: records, shards, rate limit, sampling, snapshots."""

@@ -1,0 +1,1 @@
+"""DeepSpeed learner ranks: pack, forward, objective, step, average, publish."""

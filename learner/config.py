@@ -1,0 +1,132 @@
+"""The learner's configuration sections: model, objective, reference, optimizer, group, average."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from buffer.config import Count, Fraction, NonNegative, PositiveFloat, Section
+
+PREFERENCE_OBJECTIVES = ("dpo", "ipo", "hinge", "simpo", "orpo", "cpo")
+REFERENCE_FREE_OBJECTIVES = ("sft", "orpo", "simpo", "cpo")
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (peft). With them the reference is the model with its adapters off."""
+
+    rank: Count = Field(16, description="Rank of the adapters.")
+    alpha: PositiveFloat = Field(32.0, description="Scale: the update is alpha / rank x B A.")
+    dropout: Fraction = Field(0.0, description="Dropout on the adapters' input while training.")
+    target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
+        "all-linear", description="Names of the linear layers that get adapters, or all-linear."
+    )
+
+
+class ModelConfig(Section):
+    """The model that is trained and its tokenizer."""
+
+    path: str = Field(description="Folder or hub name of the starting model (Hugging Face format).")
+    tokenizer: str | None = Field(None, description="Folder or hub name of the tokenizer; default: the model's.")
+    from_scratch: bool = Field(
+        False, description="Draw random weights for the architecture in `path`/config.json instead of loading any."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="Compute dtype of learner and engines; master weights and average are fp32."
+    )
+    trust_remote_code: bool = Field(False, description="Run model code that comes with the checkpoint.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, about a third more time."
+    )
+    lora: LoraConfig | None = Field(None, description="Train adapters instead of all weights.")
+
+
+class ObjectiveConfig(Section):
+    """The loss. Papers and formulas: learner/objectives.py."""
+
+    name: str = Field(
+        "dpo",
+        description="sft, dpo, ipo, hinge, simpo, orpo, cpo, or an import path `package.module:function` of your own.",
+    )
+    beta: PositiveFloat = Field(0.1, description="Scale of the log-ratio (dpo, ipo, hinge, simpo, cpo).")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
+        0.0, description="Assumed share of flipped preferences (cDPO); dpo alone."
+    )
+    orpo_lambda: PositiveFloat = Field(0.05, description="Weight of the odds-ratio term (orpo).")
+    simpo_gamma: Annotated[float, Field(ge=0.0)] = Field(0.5, description="Target reward margin (simpo).")
+    cpo_alpha: Annotated[float, Field(ge=0.0)] = Field(1.0, description="Weight of the likelihood term (cpo).")
+    sft_weight: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="Weight of the chosen response's mean NLL added to any preference loss (RPO)."
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> ObjectiveConfig:
+        if ":" not in self.name and self.name not in (*PREFERENCE_OBJECTIVES, "sft"):
+            raise ValueError(
+                f"name {self.name!r} is unknown: one of sft, {', '.join(PREFERENCE_OBJECTIVES)}, or module:function"
+            )
+        if self.label_smoothing and self.name != "dpo":
+            raise ValueError(f"label_smoothing {self.label_smoothing} applies to name dpo alone, not {self.name}")
+        return self
+
+
+class ReferenceConfig(Section):
+    """What the policy is compared with in objectives that have a reference."""
+
+    mode: Literal["initial", "ema", "policy", "none"] = Field(
+        "initial",
+        description="initial: the frozen start; ema / policy: a copy of the average / policy, renewed every `interval` "
+        "steps; none: for reference-free objectives.",
+    )
+    interval: Count = Field(108, description="Optimizer steps between renewals (ema and policy).")
+
+
+class OptimizerConfig(Section):
+    """Optimizer and learning-rate schedule."""
+
+    name: Literal["adamw", "rmsprop"] = Field("adamw", description="adamw, or rmsprop as in SAPO's DPO recipe.")
+    lr: PositiveFloat = Field(5e-7, description="Peak learning rate.")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW's decay rates.")
+    alpha: Fraction = Field(0.99, description="RMSprop's decay rate.")
+    eps: PositiveFloat = Field(1e-8, description="Added to the denominator.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Decoupled weight decay (adamw), L2 (rmsprop).")
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = Field(
+        "linear", description="After the warm-up: to zero linearly or by a cosine, 1/sqrt(step), or constant."
+    )
+    warmup_steps: NonNegative | None = Field(None, description="Steps of linear warm-up; default: warmup_ratio of all.")
+    warmup_ratio: Fraction = Field(0.1, description="Share of the steps that is warm-up.")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Clip the global gradient norm.")
+
+
+class LearnerConfig(Section):
+    """The DeepSpeed group."""
+
+    ranks: Count = Field(1, description="Data-parallel ranks, one Ray actor each; one GPU each where there are GPUs.")
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(
+        0, description="ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 parameters too."
+    )
+    offload_optimizer: bool = Field(False, description="Keep optimizer state and average in host memory (ZeRO 1-3).")
+    batch_size: Count = Field(32, description="Pairs (rows for sft) per optimizer step, over all ranks.")
+    steps: Count | None = Field(None, description="Optimizer steps; default: `epochs` over the data.")
+    epochs: PositiveFloat = Field(4.0, description="Passes over the data when steps is not given.")
+    tokens_per_batch: Count = Field(
+        16384, description="Most tokens per packed row, and so per forward of one rank; longer batches accumulate."
+    )
+    forward: Literal["auto", "shared", "packed", "padded"] = Field(
+        "auto",
+        description="shared: prompt and prefix once per pair; packed: both halves, no padding; padded: one sequence a "
+        "row; auto: shared where the architecture allows.",
+    )
+    self_check: bool = Field(True, description="Compare the first batch with the two-sequence forward; stop if it is off.")
+    logits_chunk: Count = Field(1024, description="Scored tokens per chunk of head and log-softmax.")
+    activation_offload: bool = Field(False, description="Keep checkpointed activations in host memory.")
+    cpus_per_rank: PositiveFloat = Field(1.0, description="CPU cores reserved per rank.")
+    threads_per_rank: Count = Field(1, description="Torch threads per rank on CPU.")
+
+
+class EmaConfig(Section):
+    """The moving average that writes the rejected segments."""
+
+    decay: Fraction = Field(
+        0.5, description="Fraction kept per step: average = decay x average + (1 - decay) x policy. 0 is the policy, 1 frozen."
+    )

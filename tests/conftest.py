@@ -1,0 +1,58 @@
+"""Fixtures: tiny random models and one local Ray for the session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+VOCABULARY = 128
+EOS, PAD, BOS = 2, 0, 1
+
+
+def make_llama(folder: Path, *, tied: bool, seed: int = 0) -> str:
+    """Save a random Llama of 0.1 M parameters; the scale of its weights makes its distribution uneven."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=tied,
+        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, initializer_range=0.08,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_llama(tmp_path_factory.mktemp("models") / "untied", tied=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_tied(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_llama(tmp_path_factory.mktemp("models") / "tied", tied=True)
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """Ray on this machine alone, with a temporary folder of its own (a short path: sockets live there)."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="sapo-ray-", dir="/tmp")
+    ray.init(
+        address="local", num_cpus=8, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder,
+        log_to_driver=True, object_store_memory=256 << 20,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

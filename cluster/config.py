@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from actors.config import GenerationConfig
 from buffer.config import BufferConfig, Count, NonNegative, PositiveFloat, Section
+from buffer.errors import UserError
 from learner.config import (
     REFERENCE_FREE_OBJECTIVES,
     EmaConfig,
@@ -22,10 +23,9 @@ from learner.config import (
     ReferenceConfig,
 )
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError):
     """The configuration can't be run; the message is one line that names key, value and remedy."""
-
-
 
 
 class DataConfig(Section):
@@ -34,7 +34,8 @@ class DataConfig(Section):
     path: str = Field(description="JSONL or Parquet file, folder saved by `datasets`, or hub name.")
     split: str = Field("train", description="Split, where the dataset has several.")
     messages_column: str = Field(
-        "messages", description="Column of a conversation (list of {role, content}); a preference dataset's `chosen` serves."
+        "messages",
+        description="Column of a conversation (list of {role, content}); a preference dataset's `chosen` serves.",
     )
     prompt_column: str = Field("prompt", description="Prompt column of prompt/completion rows.")
     completion_column: str = Field("completion", description="Completion column of prompt/completion rows.")
@@ -55,10 +56,6 @@ class DataConfig(Section):
                 f"it must be below data.max_length {self.max_length}"
             )
         return self
-
-
-
-
 
 
 class WeightsConfig(Section):
@@ -97,7 +94,9 @@ class LoggingConfig(Section):
     samples_every: NonNegative = Field(50, description="Steps between samples.jsonl entries; 0: none.")
     samples: Count = Field(4, description="Pairs per entry.")
     tensorboard: bool = Field(True, description="Write a TensorBoard log beside metrics.jsonl.")
-    verdict_every: NonNegative = Field(200, description="Steps between verdicts on who waits for whom; 0: at the end alone.")
+    verdict_every: NonNegative = Field(
+        200, description="Steps between verdicts on who waits for whom; 0: at the end alone."
+    )
 
 
 class ClusterConfig(Section):
@@ -106,13 +105,18 @@ class ClusterConfig(Section):
     address: str | None = Field(
         None, description="Ray cluster to join; default: RAY_ADDRESS, or one started on this machine."
     )
-    cpus: Count | None = Field(None, description="Cores that a locally started Ray may count on; default: what the run needs.")
+    cpus: Count | None = Field(
+        None, description="Cores that a locally started Ray may count on; default: what the run needs."
+    )
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         "PACK", description="Placement of the learner ranks' bundles."
     )
     colocate: bool = Field(
         False, description="Learner and engine share one GPU, taking turns (engine sleeps while the learner steps)."
     )
+    dashboard: bool = Field(False, description="Start the Ray dashboard with a locally started Ray.")
+    object_store_bytes: Count = Field(512 << 20, description="Object store of a locally started Ray, in bytes.")
+    actor_output: bool = Field(False, description="Show what ranks and actors print on the terminal.")
     start_timeout_s: PositiveFloat = Field(300.0, description="Longest wait for the cluster to place the run.")
 
 
@@ -120,7 +124,9 @@ class RunConfig(Section):
     """One run. Every section is handed to the part that uses it."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="Run folder: `output_dir`/`name`.")
-    output_dir: str = Field("runs", description="Where run folders are made; on a cluster, a folder that all nodes share.")
+    output_dir: str = Field(
+        "runs", description="Where run folders are made; on a cluster, a folder that all nodes share."
+    )
     seed: NonNegative = Field(0, description="Seed of everything random.")
     method: Literal["sapo", "sft", "offline"] = Field(
         "sapo", description="sapo: pairs written by actors; sft: supervised; offline: given pairs, no actors."
@@ -159,10 +165,15 @@ class RunConfig(Section):
         if (self.method == "sft") != (name == "sft"):
             refuse("objective.name", name, "method sft goes with objective sft, and no other method does")
         if self.learner.batch_size % self.learner.ranks:
-            refuse("learner.batch_size", self.learner.batch_size, f"must be a multiple of learner.ranks {self.learner.ranks}")
+            refuse(
+                "learner.batch_size",
+                self.learner.batch_size,
+                f"must be a multiple of learner.ranks {self.learner.ranks}",
+            )
         if self.learner.tokens_per_batch < self.data.max_length:
             refuse(
-                "learner.tokens_per_batch", self.learner.tokens_per_batch,
+                "learner.tokens_per_batch",
+                self.learner.tokens_per_batch,
                 f"one response must fit: at least data.max_length {self.data.max_length}",
             )
         if self.learner.offload_optimizer and self.learner.zero_stage == 0:
@@ -177,17 +188,23 @@ class RunConfig(Section):
         if segment is not None and segment > self.data.max_length:
             refuse("generation.segment_length", segment, f"longer than data.max_length {self.data.max_length}")
         if self.learner.batch_size > self.buffer.capacity:
-            refuse("buffer.capacity", self.buffer.capacity, f"must hold a batch: at least learner.batch_size {self.learner.batch_size}")
+            refuse(
+                "buffer.capacity",
+                self.buffer.capacity,
+                f"must hold a batch: at least learner.batch_size {self.learner.batch_size}",
+            )
         if self.buffer.min_size > self.buffer.capacity:
             refuse("buffer.min_size", self.buffer.min_size, f"more than buffer.capacity {self.buffer.capacity}")
         if self.inserts_per_step % self.generation.responses_per_prompt:
             refuse(
-                "generation.responses_per_prompt", self.generation.responses_per_prompt,
+                "generation.responses_per_prompt",
+                self.generation.responses_per_prompt,
                 f"the {self.inserts_per_step} inserts per step must be a multiple of it",
             )
         if self.weights.publish_every > max(1, self.weights.max_staleness):
             refuse(
-                "weights.publish_every", self.weights.publish_every,
+                "weights.publish_every",
+                self.weights.publish_every,
                 f"weights would grow older than weights.max_staleness {self.weights.max_staleness}: at most that many steps",
             )
         if self.cluster.colocate and self.weights.max_staleness:

@@ -94,6 +94,7 @@ class LoggingConfig(Section):
     samples_every: NonNegative = Field(50, description="Steps between samples.jsonl entries; 0: none.")
     samples: Count = Field(4, description="Pairs per entry.")
     tensorboard: bool = Field(True, description="Write a TensorBoard log beside metrics.jsonl.")
+    record_pairs: bool = Field(False, description="Write every drawn batch to pairs.parquet, for method replay.")
     verdict_every: NonNegative = Field(
         200, description="Steps between verdicts on who waits for whom; 0: at the end alone."
     )
@@ -128,8 +129,10 @@ class RunConfig(Section):
         "runs", description="Where run folders are made; on a cluster, a folder that all nodes share."
     )
     seed: NonNegative = Field(0, description="Seed of everything random.")
-    method: Literal["sapo", "sft", "offline"] = Field(
-        "sapo", description="sapo: pairs written by actors; sft: supervised; offline: given pairs, no actors."
+    method: Literal["sapo", "sft", "offline", "replay"] = Field(
+        "sapo",
+        description="sapo: pairs written by actors; sft: supervised; offline: given pairs (chosen, rejected); replay: "
+        "pairs recorded by `sapo generate` or logging.record_pairs, batch by batch, no actors.",
     )
     model: ModelConfig
     data: DataConfig
@@ -205,7 +208,7 @@ class RunConfig(Section):
             refuse(
                 "weights.publish_every",
                 self.weights.publish_every,
-                f"weights would grow older than weights.max_staleness {self.weights.max_staleness}: at most that many steps",
+                f"weights would grow older than weights.max_staleness {self.weights.max_staleness}: at most that",
             )
         if self.cluster.colocate and self.weights.max_staleness:
             refuse("cluster.colocate", True, "learner and engine take turns: set weights.max_staleness 0")

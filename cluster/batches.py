@@ -1,0 +1,76 @@
+"""Batches for the learner: given rows in epoch order, or pairs that the actors write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from actors.plan import Plan
+from actors.tokens import TokenTable
+
+from buffer.record import PreferencePair, ReferenceScore, given_pair, supervised
+from cluster.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One global batch and what is known of how it came about."""
+
+    pairs: list[PreferencePair]
+    tickets: np.ndarray | None = None
+    """int64 [pairs]: where the buffer keeps them; None for given rows."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class BatchSource(Protocol):
+    """Where batches come from."""
+
+    def next(self, step: int) -> Batch:
+        """The batch of optimizer step ``step`` (from 0)."""
+
+    def stepped(self, step: int, batch: Batch, scores: list[ReferenceScore | None]) -> dict[str, float]:
+        """The learner has completed ``step`` steps, the last on ``batch``; returns metrics."""
+
+
+class GivenRows:
+    """Rows of the dataset in a seeded order of their own every epoch (methods ``sft`` and ``offline``)."""
+
+    def __init__(self, table: TokenTable, config: RunConfig) -> None:
+        self._table = table
+        self._plan = Plan(config.seed, table.response_lengths, None, 1)
+        self._batch = config.learner.batch_size
+        self._supervised = config.method == "sft"
+        self._scores: dict[int, ReferenceScore] = {}
+
+    def next(self, step: int) -> Batch:
+        first = step * self._batch
+        pairs = [self._pair(self._plan.item(i).row) for i in range(first, first + self._batch)]
+        return Batch(pairs, metrics={"epoch": (first + self._batch) / len(self._table)})
+
+    def stepped(self, step: int, batch: Batch, scores: list[ReferenceScore | None]) -> dict[str, float]:
+        for pair, score in zip(batch.pairs, scores, strict=True):
+            if score is not None:
+                self._scores[pair.row] = score
+        return {}
+
+    def _pair(self, row: int) -> PreferencePair:
+        prompt, response, rejected = self._table[row]
+        if self._supervised:
+            return supervised(row, prompt, response)
+        pair = given_pair(row, prompt, response, rejected)
+        score = self._scores.get(row)
+        return pair.with_reference(score) if score else pair
+
+
+class RecordedPairs:
+    """Batches as they were recorded, the same for every run (method ``replay``)."""
+
+    def __init__(self, batches: list[list[PreferencePair]]) -> None:
+        self._batches = batches
+
+    def next(self, step: int) -> Batch:
+        return Batch(self._batches[step])
+
+    def stepped(self, step: int, batch: Batch, scores: list[ReferenceScore | None]) -> dict[str, float]:
+        return {}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import ray
 from ray.actor import ActorHandle
 
 from buffer.errors import UserError
+from cluster.config import ClusterConfig
+from cluster.launch import ray_cluster
 
 NAMESPACE = "sapo"
 
@@ -46,3 +49,15 @@ def find_control(run: str) -> ActorHandle:
 
 def _name(run: str) -> str:
     return f"control-{run}"
+
+
+def change_actors(run: str, change: int, config: ClusterConfig) -> None:
+    """Let ``change`` generation actors join (negative: leave) a run that is going on.
+
+    Raises:
+        UserError: no cluster, or no such run there.
+    """
+    if not (config.address or os.environ.get("RAY_ADDRESS")):
+        raise UserError("cluster.address: say which cluster the run is on: --address, or RAY_ADDRESS")
+    with ray_cluster(config, 0):
+        ray.get(find_control(run).want_actors.remote(change))

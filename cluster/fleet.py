@@ -47,11 +47,11 @@ class Fleet:
     spawn: Callable[[str], ActorHandle]
     """Starts an actor of this name."""
     buffer: ReplayBuffer
-    retarget: Callable[[dict[str, ActorHandle]], ray.ObjectRef]
-    """Names the actors that weights are sent to."""
-    send: Callable[[], ray.ObjectRef]
-    """Sends the newest staged weights; the reference gives a list of Ack."""
     say: Callable[[str], None]
+    retarget: Callable[[dict[str, ActorHandle]], ray.ObjectRef] | None = None
+    """Names the actors that weights are sent to; None where no learner runs."""
+    send: Callable[[], ray.ObjectRef] | None = None
+    """Sends the newest staged weights; the reference gives a list of Ack."""
     control: ActorHandle | None = None
     """Mailbox through which a person asks for more or fewer actors."""
     members: dict[str, Member] = field(default_factory=dict)
@@ -80,6 +80,7 @@ class Fleet:
 
     def publish(self) -> None:
         """Send the newest staged weights to everyone, in the background."""
+        assert self.send is not None
         self._sends.append(self.send())
 
     def holds(self, version: int) -> bool:
@@ -147,6 +148,9 @@ class Fleet:
         match member.state:
             case State.STARTING:
                 member.state = State.JOINING
+                if self.send is None:
+                    self._run(member)
+                    return
                 # The group serves both calls in order: first it knows the newcomer, then it sends to it.
                 self._retarget()
                 member.awaited = self.send()
@@ -166,8 +170,11 @@ class Fleet:
                 continue
             member.version = max(member.version, ack.version)
             if member.state is State.JOINING:
-                member.state = State.RUNNING
-                member.awaited = member.handle.run.remote()
+                self._run(member)
+
+    def _run(self, member: Member) -> None:
+        member.state = State.RUNNING
+        member.awaited = member.handle.run.remote()
 
     def replace(self, member: Member, reason: str, error: Exception | None = None) -> None:
         """Drop an actor, hand its work to the others, start a new one.
@@ -193,7 +200,8 @@ class Fleet:
         self._retarget()
 
     def _retarget(self) -> None:
-        self.retarget({m.name: m.handle for m in self.members.values() if m.state is not State.STARTING})
+        if self.retarget:
+            self.retarget({m.name: m.handle for m in self.members.values() if m.state is not State.STARTING})
 
     def _resize(self, change: int) -> None:
         assert self.control is not None

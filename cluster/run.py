@@ -186,7 +186,7 @@ def _start_fleet(
     def spawn(name: str) -> ActorHandle:
         return spawn_actor(name, config, hardware, backend, work, tokenizer.eos_token_id, buffer)
 
-    fleet = Fleet(spawn, buffer, group.retarget, group.send, writer.say, control=open_control(config.name))
+    fleet = Fleet(spawn, buffer, writer.say, group.retarget, group.send, open_control(config.name))
     fleet.add(config.generation.actors)
     return fleet
 

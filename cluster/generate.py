@@ -1,0 +1,63 @@
+"""Generation alone: actors write pairs with the starting model, and a file keeps them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import ray
+from actors.plan import Plan
+from buffer.client import ReplayBuffer
+from rich.console import Console
+
+from buffer.errors import UserError
+from cluster.config import RunConfig
+from cluster.data import load_table
+from cluster.fleet import Fleet
+from cluster.launch import needed_cpus, ray_cluster
+from cluster.placement import spawn_actor
+from cluster.recording import PairRecorder
+from cluster.transfer.publisher import choose_backend
+
+AHEAD_STEPS = 8
+"""Batches that are generated ahead of the one being written to the file."""
+
+
+def generate(config: RunConfig, out: Path, batches: int) -> int:
+    """Record ``batches`` batches of ``learner.batch_size`` pairs, each pair once; returns the pairs written.
+
+    The weights are those of ``model.path`` throughout. Method ``replay`` trains on the file.
+
+    Raises:
+        UserError: the config is not of method sapo, or data, model or cluster can't be used.
+    """
+    if config.method != "sapo":
+        raise UserError(f"method {config.method}: only method sapo generates pairs")
+    table, tokenizer, report = load_table(config.data, config.model, config.method)
+    say = Console(stderr=True).print
+    say(str(report))
+    with ExitStack() as stack:
+        hardware = stack.enter_context(ray_cluster(config.cluster, needed_cpus(config)))
+        once = config.buffer.model_copy(update={"max_draws": 1, "min_size": 0})
+        buffer = ReplayBuffer.start(
+            once, seed=config.seed, batch_size=config.learner.batch_size, inserts_per_step=config.learner.batch_size,
+            ordered=True, ahead=AHEAD_STEPS, behind=0,
+        )  # fmt: skip
+        stack.callback(buffer.shutdown)
+        segment, responses = config.generation.segment_length, config.generation.responses_per_prompt
+        work = ray.put((Plan(config.seed, table.response_lengths, segment, responses), table))
+        backend = choose_backend(config.weights.backend, hardware.use_gpu, hardware.nodes)
+        fleet = Fleet(
+            lambda name: spawn_actor(name, config, hardware, backend, work, tokenizer.eos_token_id, buffer), buffer, say
+        )
+        stack.callback(fleet.shutdown)
+        fleet.add(config.generation.actors)
+        recorder = PairRecorder(out)
+        stack.callback(recorder.close)
+        written = 0
+        for step in range(batches):
+            draw = buffer.resolve(fleet.wait(buffer.draw_ref()))
+            recorder.write(step, draw.pairs)
+            buffer.advance(step + 1)
+            written += len(draw.pairs)
+        return written

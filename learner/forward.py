@@ -125,7 +125,8 @@ def token_scores(model: nn.Module, batch: PackedBatch, chunk: int, *, prefix_gra
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside peft's wrapper, or the model itself."""
-    unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap = getattr(model, "get_base_model", None)
+    unwrapped = unwrap() if unwrap else model
     if not isinstance(unwrapped, PreTrainedModel):
         raise TypeError(f"{type(model).__name__} is not a transformers model (nor peft's wrapper around one)")
     return unwrapped

@@ -175,7 +175,8 @@ def _head_logps(
             arguments = states[at : at + chunk], targets[at : at + chunk]
             recompute = torch.is_grad_enabled() and not once
             parts.append(checkpoint(one_chunk, *arguments, use_reentrant=False) if recompute else one_chunk(*arguments))
-        return torch.cat(parts) if parts else states.new_zeros(0, dtype=torch.float32)
+        # Nothing to score: empty, yet part of the graph, so that the backward runs on this rank too.
+        return torch.cat(parts) if parts else states.float().sum(-1)
 
     with _forward_replaced(head, chunked):
         return head(hidden)

@@ -252,6 +252,13 @@ def test_first_token_without_context_is_not_scored():
     assert counts == [0, 5, 2, 4, 0]
 
 
+def test_a_pair_in_which_nothing_can_be_scored_still_has_a_backward():
+    lonely = supervised(0, np.zeros(0, np.int32), np.array([5], np.int32))
+    scores = score(build("llama"), pack([lonely], 99, "shared")[0], 8)
+    assert scores.logps.tolist() == [[0.0] * 5]
+    scores.logps.sum().backward()
+
+
 @pytest.mark.parametrize(
     ("config", "word"),
     [

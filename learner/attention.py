@@ -38,7 +38,8 @@ def segment_attention(
         [1, tokens, heads, value_dim], and None in place of attention weights.
     """
     if segment_layout is None:
-        raise ValueError(f"attention {NAME!r} was called without {KEYWORD}=: score pairs through learner.forward.score")
+        # Either the model was not called by learner.forward.score, or it drops keywords on the way (Nemotron).
+        raise ValueError(f"{type(module).__name__} was called without {KEYWORD}=; set learner.forward: padded")
     if unused.get("s_aux") is not None:
         raise ValueError("attention sinks are not supported in shared rows; set learner.forward: padded")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

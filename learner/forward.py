@@ -17,8 +17,11 @@ from learner import attention
 from learner.packing import Mode, PackedBatch
 
 SHARABLE_LAYERS = {"full_attention", "sliding_attention"}
-WITH_SINKS = {"gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash", "hy_v4", "deepseek_v4"}
-"""Attention sinks show in no config field; one that is missing here is refused by the attention function."""
+WITH_SINKS = ("gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash", "hy_v4", "deepseek_v4")
+KNOWN_OBSTACLES = dict.fromkeys(WITH_SINKS, "has attention sinks") | {
+    "nemotron": "does not hand the forward's keywords on to its attention"
+}
+"""What no config field shows. The attention function refuses a model that is missing here."""
 
 _OWN_ATTENTION = "_attention_before_segments"
 
@@ -80,7 +83,7 @@ def sharing_obstacle(config: PreTrainedConfig) -> str | None:
             f"{kind} does not take its attention from transformers' attention interface",
         ),
         (getattr(config, "use_bidirectional_attention", False), f"{kind} attends in both directions"),
-        (kind in WITH_SINKS, f"{kind} has attention sinks"),
+        (kind in KNOWN_OBSTACLES, f"{kind} {KNOWN_OBSTACLES.get(kind)}"),
     )
     return next((reason for applies, reason in obstacles if applies), None)
 
@@ -108,6 +111,8 @@ def token_scores(model: nn.Module, batch: PackedBatch, chunk: int, *, prefix_gra
     causal = causal_model(model)
     _use_attention(causal, batch)
     head, base = causal.get_output_embeddings(), cast(nn.Module, causal.base_model)
+    if base is causal:  # Llama 4's prefix names no module of it
+        base = cast(nn.Module, causal.model)
 
     def forward(input_ids: Tensor) -> Tensor:
         arguments = {} if batch.layout is None else {attention.KEYWORD: batch.layout}

@@ -49,6 +49,13 @@ FAMILIES = {
         vocab_size=128, n_embd=48, n_layer=3, n_head=4, n_positions=256, initializer_range=0.15,
         attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0,
     ),
+    "mixtral": lambda: tf.MixtralConfig(**SIZES, num_local_experts=4, sliding_window=WINDOW),
+    "deepseek_v3": lambda: tf.DeepseekV3Config(
+        **SIZES | {"num_key_value_heads": 4}, n_routed_experts=4, n_group=2, topk_group=1, num_experts_per_tok=2,
+        moe_intermediate_size=32, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=16,
+        v_head_dim=12, first_k_dense_replace=1,
+    ),
+    "cohere2": lambda: tf.Cohere2Config(**SIZES, sliding_window=WINDOW, layer_types=MIXED),
     "olmo3": lambda: tf.Olmo3Config(**SIZES, sliding_window=WINDOW, layer_types=MIXED),
 }  # fmt: skip
 
@@ -270,6 +277,7 @@ def test_a_pair_in_which_nothing_can_be_scored_still_has_a_backward():
         (tf.Llama4TextConfig(), "chunked_attention"),
         (tf.BloomConfig(), "attention interface"),
         (tf.GptOssConfig(), "sinks"),
+        (tf.NemotronConfig(), "keywords"),
         (tf.T5Config(), "causal"),
     ],
 )

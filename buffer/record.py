@@ -112,6 +112,11 @@ class PreferencePair:
         return int(self.versions.min()) if len(self.versions) else -1
 
     @property
+    def newest_version(self) -> int:
+        """Newest weights version behind the pair, the one it was finished with; -1 for given pairs."""
+        return int(self.versions.max()) if len(self.versions) else -1
+
+    @property
     def shared_tokens(self) -> int:
         """Tokens that both halves share: prompt and A."""
         return len(self.prompt) + self.start

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from buffer.errors import UserError
 from learner.packing import Layout, Segment
 
 NAME = "sapo_segments"
@@ -39,9 +40,9 @@ def segment_attention(
     """
     if segment_layout is None:
         # Either the model was not called by learner.forward.score, or it drops keywords on the way (Nemotron).
-        raise ValueError(f"{type(module).__name__} was called without {KEYWORD}=; set learner.forward: padded")
+        raise UserError(f"{type(module).__name__} was called without {KEYWORD}=; set learner.forward: padded")
     if unused.get("s_aux") is not None:
-        raise ValueError("attention sinks are not supported in shared rows; set learner.forward: padded")
+        raise UserError("attention sinks are not supported in shared rows; set learner.forward: padded")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     run = _by_segment if query.device.type == "cpu" else _gpu_route(query.dtype, softcap)
     out = run(query, key, value, segment_layout, sliding_window, scaling, softcap, dropout)
@@ -228,7 +229,7 @@ def _torch_varlen(q, k, v, plan, left, scaling, softcap, dropout) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     if dropout:
-        raise ValueError("attention dropout needs the flash-attn package on GPU; install it or set attention_dropout 0")
+        raise UserError("attention dropout needs the flash-attn package on GPU; install it or set attention_dropout 0")
     out = varlen_attn(
         q, k, v, plan.query_starts, plan.key_starts, plan.longest_query, plan.longest_key, scale=scaling,
         window_size=(left, 0), enable_gqa=q.shape[1] != k.shape[1],
@@ -242,7 +243,7 @@ def _flex(
     softcap: float | None, dropout: float,
 ) -> Tensor:  # fmt: skip
     if dropout:
-        raise ValueError("FlexAttention has no dropout; set the model's attention_dropout to 0")
+        raise UserError("FlexAttention has no dropout; set the model's attention_dropout to 0")
     score_mod = None if softcap is None else lambda score, b, h, q, k: softcap * torch.tanh(score / softcap)
     return _flex_kernel(query.device.type)(
         query, key, value, score_mod=score_mod, block_mask=_block_mask(layout, window, query.device), scale=scaling,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from buffer.errors import UserError
 from buffer.record import REGIONS
 from learner import attention
 from learner.packing import Mode, PackedBatch
@@ -49,7 +50,7 @@ def choose_forward(config: PreTrainedConfig, wanted: Literal["auto", "shared", "
     """``auto`` is ``shared`` where the architecture allows it and ``padded`` where it does not.
 
     Raises:
-        ValueError: ``shared`` or ``packed`` was asked for and the architecture can't.
+        UserError: ``shared`` or ``packed`` was asked for and the architecture can't.
     """
     if wanted == "padded":
         return ForwardChoice("padded", "")
@@ -57,7 +58,7 @@ def choose_forward(config: PreTrainedConfig, wanted: Literal["auto", "shared", "
     if wanted == "auto":
         return ForwardChoice("padded", f"padded forward: {obstacle}") if obstacle else ForwardChoice("shared", "")
     if obstacle:
-        raise ValueError(f"learner.forward {wanted}: {obstacle}; use auto or padded")
+        raise UserError(f"learner.forward {wanted}: {obstacle}; use auto or padded")
     return ForwardChoice(wanted, "")
 
 

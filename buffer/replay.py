@@ -1,0 +1,134 @@
+"""The buffer's index: a first-in-first-out ring of tickets with exact sampling weights. Holds no payload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from buffer.config import BufferConfig
+from buffer.sampler import SumTree
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One batch, by slot."""
+
+    slots: np.ndarray
+    """int64 [batch]: ticket % capacity."""
+    tickets: np.ndarray
+    """int64 [batch]: number of the pair in order of insertion."""
+    draw_counts: np.ndarray
+    """int32 [batch]: times drawn before this draw."""
+    ages: np.ndarray
+    """int64 [batch]: pairs inserted after this one."""
+    staleness: np.ndarray
+    """int64 [batch]: optimizer steps that the weights behind the pair were old when it was inserted."""
+
+
+class ReplayIndex:
+    """Entry t lives in slot t % capacity; inserting entry t + capacity evicts it.
+
+    Invariants: ``size`` slots have positive weight; the weight of an entry depends on its draw count
+    alone (``inverse_count``: 1 / (draws + 1); ``uniform``: 1); draw d is a function of (seed, d, entries), so that it is
+    the same however the payloads are spread.
+    """
+
+    def __init__(self, config: BufferConfig, seed: int) -> None:
+        self._config, self._seed, self.capacity = config, seed, config.capacity
+        self._tree = SumTree(self.capacity)
+        self._draw_counts = np.zeros(self.capacity, np.int32)
+        self._versions = np.zeros(self.capacity, np.int64)
+        self._staleness = np.zeros(self.capacity, np.int64)
+        self._present = np.zeros(self.capacity, bool)
+        self.tickets = 0
+        """Pairs ever inserted: the next ticket."""
+        self.draws = 0
+        self.size = 0
+        self.evicted = 0
+
+    def insert(self, version: int, staleness: int) -> int:
+        """Take in an entry; returns its ticket. The entry ``capacity`` tickets older is evicted."""
+        ticket = self.tickets
+        slot = ticket % self.capacity
+        if self._present[slot]:
+            self._evict(slot)
+        self._present[slot] = True
+        self._draw_counts[slot] = 0
+        self._versions[slot] = version
+        self._staleness[slot] = staleness
+        self._tree[slot] = 1.0
+        self.size += 1
+        self.tickets += 1
+        return ticket
+
+    def expire(self, step: int) -> None:
+        """Evict entries whose weights are more than ``max_age`` steps older than ``step``."""
+        if self._config.max_age:
+            for slot in np.flatnonzero(self._present & (self._versions < step - self._config.max_age)):
+                self._evict(int(slot))
+
+    def draw(self, count: int) -> Drawn:
+        """Draw ``count`` different entries one after the other, each in proportion to its weight.
+
+        Raises:
+            ValueError: fewer than ``count`` entries are in the buffer.
+        """
+        if count > self.size:
+            raise ValueError(f"a draw of {count} from a buffer of {self.size} pairs")
+        slots = self._newest(count) if self._config.sampler == "recent" else self._weighted(count)
+        tickets = self._ticket_of(slots)
+        before = self._draw_counts[slots].copy()
+        self._draw_counts[slots] += 1
+        for slot in slots.tolist():
+            drawn = int(self._draw_counts[slot])
+            if self._config.max_draws and drawn >= self._config.max_draws:
+                self._evict(slot)
+            else:
+                self._tree[slot] = 1.0 / (drawn + 1) if self._config.sampler == "inverse_count" else 1.0
+        self.draws += 1
+        return Drawn(slots, tickets, before, self.tickets - 1 - tickets, self._staleness[slots].copy())
+
+    def holds(self, ticket: int) -> bool:
+        return bool(self.tickets - self.capacity <= ticket < self.tickets and self._present[ticket % self.capacity])
+
+    def state(self) -> dict[str, Any]:
+        names = ("_draw_counts", "_versions", "_staleness", "_present")
+        counters = {name: getattr(self, name) for name in ("tickets", "draws", "size", "evicted")}
+        return {name: getattr(self, name) for name in names} | counters
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        for slot in np.flatnonzero(self._present).tolist():
+            drawn = int(self._draw_counts[slot])
+            self._tree[slot] = 1.0 / (drawn + 1) if self._config.sampler == "inverse_count" else 1.0
+
+    def _weighted(self, count: int) -> np.ndarray:
+        # A generator of its own for each draw: a draw needs no state but its number.
+        uniforms = np.random.Generator(np.random.Philox(key=[self._seed, self.draws])).random(count)
+        slots = np.empty(count, np.int64)
+        for i, uniform in enumerate(uniforms.tolist()):
+            slot = self._tree.find(uniform * self._tree.total)
+            slots[i] = slot
+            self._tree[slot] = 0.0  # without replacement; the caller sets the new weight
+        return slots
+
+    def _newest(self, count: int) -> np.ndarray:
+        slots, ticket = [], self.tickets - 1
+        while len(slots) < count:
+            if self._present[ticket % self.capacity]:
+                slots.append(ticket % self.capacity)
+            ticket -= 1
+        return np.array(slots, np.int64)
+
+    def _ticket_of(self, slots: np.ndarray) -> np.ndarray:
+        newest = self.tickets - 1
+        return newest - (newest - slots) % self.capacity
+
+    def _evict(self, slot: int) -> None:
+        self._present[slot] = False
+        self._tree[slot] = 0.0
+        self.size -= 1
+        self.evicted += 1

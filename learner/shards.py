@@ -1,0 +1,139 @@
+"""A rank's own fp32 partition of the weights under every ZeRO stage, and how other values take its place.
+
+The average and the reference are kept as tensors of the partition's shapes. To run the model with them, or to
+publish them, their values are loaded into the module's parameters and the policy's are restored afterwards from
+the fp32 partition: one resident model serves for all.
+
+This file alone reaches into DeepSpeed (0.19.8): ``single_partition_of_fp32_groups``,
+``parallel_partitioned_bit16_groups`` (ZeRO 1, 2), ``fp32_partitioned_groups_flat``, ``fp16_groups``,
+``persistent_parameters`` (ZeRO 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Shards:
+    """The trainable weights that this rank owns.
+
+    ``masters``: fp32 tensors; together the ranks' masters are the whole model (each rank has all of it under stage 0).
+    """
+
+    def __init__(self, engine: Any, stage: int) -> None:
+        """``engine``: an initialised DeepSpeedEngine."""
+        self._engine, self._stage = engine, stage
+        optimizer = engine.optimizer
+        self.trainable = [p for p in engine.module.parameters() if p.requires_grad]
+        if stage == 0:
+            self.masters: list[Tensor] = [p.data for p in self.trainable]
+        elif stage == 3:
+            self.masters = optimizer.fp32_partitioned_groups_flat
+        else:
+            self.masters = optimizer.single_partition_of_fp32_groups
+        # Under stage 0 the parameters are the masters, so that their values are put aside while others are loaded.
+        self._aside: list[Tensor] | None = None
+
+    def copy(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """The masters' values now, where the masters live."""
+        return [master.detach().to(dtype, copy=True) for master in self.masters]
+
+    @contextmanager
+    def holding(self, values: Sequence[Tensor]) -> Iterator[None]:
+        """Run with ``values`` (shapes of ``masters``) in the module's parameters; then the policy's again, bit for bit.
+
+        All ranks together: ZeRO 1 and 2 gather.
+        """
+        if self._stage == 0:
+            self._aside = self.copy()
+        self._load(values)
+        try:
+            yield
+        finally:
+            self._load(self._aside if self._aside is not None else self.masters)
+            self._aside = None
+
+    def reload(self) -> None:
+        """Take the masters' values over into the module's parameters, after they were changed from outside."""
+        if self._stage:
+            self._load(self.masters)
+
+    def optimizer_states(self) -> list[dict[str, Any]]:
+        """Optimizer state of each master, on the host."""
+        states = self._torch_optimizer.state
+        return [
+            {name: v.detach().cpu() if isinstance(v, Tensor) else v for name, v in states.get(owner, {}).items()}
+            for owner in self._owners
+        ]
+
+    @torch.no_grad()
+    def set_optimizer_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Put back what ``optimizer_states`` gave."""
+        for owner, saved in zip(self._owners, states, strict=True):
+            self._torch_optimizer.state[owner] = {
+                # The step counter of torch's optimizers lives on the host whatever the device.
+                name: v.to(owner.device) if isinstance(v, Tensor) and v.dim() else v
+                for name, v in saved.items()
+            }
+
+    @property
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        return self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
+
+    @property
+    def _owners(self) -> list[Any]:
+        """What the optimizer's state is keyed by."""
+        return self.trainable if self._stage == 0 else self.masters
+
+    @torch.no_grad()
+    def _load(self, values: Sequence[Tensor]) -> None:
+        if self._stage == 0:
+            for parameter, value in zip(self.trainable, values, strict=True):
+                parameter.data.copy_(value)
+        elif self._stage == 3:
+            self._load_partitioned(values)
+        else:
+            self._load_replicated(values)
+
+    def _load_replicated(self, values: Sequence[Tensor]) -> None:
+        """ZeRO 1 and 2: parameters are views of flat 16-bit (or fp32) buffers; write our slice, gather the others'."""
+        optimizer = self._engine.optimizer
+        for group, value in enumerate(values):
+            process_group = optimizer.real_dp_process_group[group]
+            rank = torch.distributed.get_rank(process_group)
+            own = optimizer.parallel_partitioned_bit16_groups[group][rank]
+            own.copy_(value)
+            if torch.distributed.get_world_size(process_group) > 1:
+                torch.distributed.all_gather(
+                    list(optimizer.parallel_partitioned_bit16_groups[group]), own.clone(), group=process_group
+                )
+
+    def _load_partitioned(self, values: Sequence[Tensor]) -> None:
+        """ZeRO 3: each parameter's local part is a slice of the flat partition, in order; no communication."""
+        optimizer = self._engine.optimizer
+        for parameters, value in zip(optimizer.fp16_groups, values, strict=True):
+            offset = 0
+            for parameter in parameters:
+                part = parameter.ds_tensor
+                part.data.view(-1).copy_(value[offset : offset + part.numel()])
+                offset += part.numel()
+        # Parameters that DeepSpeed keeps gathered (there are none unless it is asked) would go stale.
+        if persistent := optimizer.persistent_parameters:
+            persistent[0].partition(persistent)
+            persistent[0].all_gather(persistent)
+
+
+def gathered(parameters: Sequence[nn.Parameter], stage: int) -> Any:
+    """Context in which ``parameters`` are whole on every rank; all ranks enter it in the same order."""
+    from contextlib import nullcontext
+
+    if stage != 3:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)

@@ -1,0 +1,75 @@
+"""The module's weights under their checkpoint names, whole, layer by layer: for publication and export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from learner.shards import gathered
+
+PEFT_PREFIX = "base_model.model."
+
+
+def metadata(module: nn.Module) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+    """(name, dtype, shape) of what ``named_weights`` yields, without gathering anything."""
+    return [
+        (checkpoint_name(name), parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+        for name, parameter in module.named_parameters()
+        if not is_adapter(name)
+    ]
+
+
+def named_weights(module: nn.Module, stage: int) -> Iterator[tuple[str, Tensor]]:
+    """(checkpoint name, whole tensor) of every weight, tied ones once, adapters merged.
+
+    A collective under ZeRO 3: all ranks iterate to the end. A tensor is valid until the next one is asked for; never
+    more than one layer is gathered at a time.
+    """
+    adapters = _adapters(module)
+    for _, members in groupby(module.named_parameters(), key=lambda item: _layer_of(item[0])):
+        layer = list(members)
+        with gathered([parameter for _, parameter in layer], stage):
+            for name, parameter in layer:
+                if is_adapter(name):
+                    continue
+                weight = parameter.data
+                owner = adapters.get(name)
+                yield checkpoint_name(name), weight if owner is None else _merged(weight, owner)
+
+
+def checkpoint_name(name: str) -> str:
+    """The name that the weight has in a Hugging Face checkpoint."""
+    return name.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
+
+
+def is_adapter(name: str) -> bool:
+    return ".lora_" in name
+
+
+def _layer_of(name: str) -> str:
+    """Everything up to the first number: model.layers.3.mlp.up.weight is of layer model.layers.3."""
+    parts = name.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return name if number is None else ".".join(parts[: number + 1])
+
+
+def _adapters(module: nn.Module) -> dict[str, nn.Module]:
+    """Name of each adapted base weight -> its LoRA layer."""
+    return {
+        f"{name}.base_layer.weight": layer
+        for name, layer in module.named_modules()
+        if hasattr(layer, "lora_A") and hasattr(layer, "base_layer")
+    }
+
+
+@torch.no_grad()
+def _merged(weight: Tensor, layer: nn.Module) -> Tensor:
+    """W + alpha / r * B A, in fp32 and rounded once."""
+    merged = weight.float()
+    for key in layer.active_adapters:
+        delta = layer.lora_B[key].weight.float() @ layer.lora_A[key].weight.float()
+        merged = merged + layer.scaling[key] * delta
+    return merged.to(weight.dtype)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from buffer.errors import UserError
 from learner import attention
 from learner.packing import Layout, Segment
 
@@ -130,7 +131,7 @@ def test_derived_masks_are_made_once_for_all_layers():
 
 def test_attention_sinks_and_a_missing_layout_are_refused():
     q, k, v = states()
-    with pytest.raises(ValueError, match="sinks"):
+    with pytest.raises(UserError, match="sinks"):
         attention.segment_attention(torch.nn.Module(), q, k, v, None, segment_layout=Layout(LAYOUT), s_aux=q)
-    with pytest.raises(ValueError, match="segment_layout"):
+    with pytest.raises(UserError, match="segment_layout"):
         attention.segment_attention(torch.nn.Module(), q, k, v, None)

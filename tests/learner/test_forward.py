@@ -8,6 +8,7 @@ import torch
 import transformers as tf
 from torch import Tensor
 
+from buffer.errors import UserError
 from buffer.record import PreferencePair, supervised
 from learner import attention
 from learner.forward import choose_forward, score, sharing_obstacle
@@ -286,7 +287,7 @@ def test_architectures_that_cannot_share_fall_to_padded_with_a_reason(config, wo
     choice = choose_forward(config, "auto")
     assert choice.mode == "padded"
     assert word in choice.reason
-    with pytest.raises(ValueError, match="use auto or padded"):
+    with pytest.raises(UserError, match="use auto or padded"):
         choose_forward(config, "shared")
 
 

@@ -108,6 +108,8 @@ def _keys_of(states: Tensor, block: _Block) -> Tensor:
     own = states[:, :, block.own_start : block.stop]
     if block.shared_start == block.shared_stop:
         return own
+    if block.shared_stop == block.own_start:  # a pair's first branch lies beside the shared part: no copy to keep
+        return states[:, :, block.shared_start : block.stop]
     return torch.cat((states[:, :, block.shared_start : block.shared_stop], own), dim=2)
 
 

@@ -20,6 +20,9 @@ NAME = "sapo_segments"
 KEYWORD = "segment_layout"
 """Keyword of the model's forward that carries the ``Layout`` to every attention layer."""
 
+REFUSED = ("s_aux", "position_bias")
+"""Options of transformers' attention functions that change the result and have no place here: sinks, ALiBi."""
+
 
 def segment_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
@@ -41,8 +44,11 @@ def segment_attention(
     if segment_layout is None:
         # Either the model was not called by learner.forward.score, or it drops keywords on the way (Nemotron).
         raise UserError(f"{type(module).__name__} was called without {KEYWORD}=; set learner.forward: padded")
-    if unused.get("s_aux") is not None:
-        raise UserError("attention sinks are not supported in shared rows; set learner.forward: padded")
+    for option in REFUSED:
+        if unused.get(option) is not None:
+            raise UserError(
+                f"{type(module).__name__} uses {option}, unknown to shared rows; set learner.forward: padded"
+            )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     run = _by_segment if query.device.type == "cpu" else _gpu_route(query.dtype, softcap)
     out = run(query, key, value, segment_layout, sliding_window, scaling, softcap, dropout)

@@ -131,7 +131,7 @@ def test_derived_masks_are_made_once_for_all_layers():
 
 def test_attention_sinks_and_a_missing_layout_are_refused():
     q, k, v = states()
-    with pytest.raises(UserError, match="sinks"):
+    with pytest.raises(UserError, match="s_aux"):
         attention.segment_attention(torch.nn.Module(), q, k, v, None, segment_layout=Layout(LAYOUT), s_aux=q)
     with pytest.raises(UserError, match="segment_layout"):
         attention.segment_attention(torch.nn.Module(), q, k, v, None)

@@ -46,9 +46,7 @@ def segment_attention(
         raise UserError(f"{type(module).__name__} was called without {KEYWORD}=; set learner.forward: padded")
     for option in REFUSED:
         if unused.get(option) is not None:
-            raise UserError(
-                f"{type(module).__name__} uses {option}, unknown to shared rows; set learner.forward: padded"
-            )
+            raise UserError(f"{type(module).__name__} uses {option}: set learner.forward: padded")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     run = _by_segment if query.device.type == "cpu" else _gpu_route(query.dtype, softcap)
     out = run(query, key, value, segment_layout, sliding_window, scaling, softcap, dropout)

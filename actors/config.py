@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from buffer.config import Count, NonNegative, PositiveFloat, Section
 
+AfterEos = Literal["drop", "keep", "reject"]
+
 
 class GenerationConfig(Section):
     """The vLLM actors: where a response is cut, how its next segment is rewritten, and on what."""
@@ -20,7 +22,7 @@ class GenerationConfig(Section):
     temperature: Annotated[float, Field(ge=0.0)] = Field(0.7, description="Sampling temperature; 0 is greedy.")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.95, description="Nucleus sampling mass.")
     top_k: int = Field(50, description="Keep the k likeliest tokens; -1 keeps all.")
-    after_eos: Literal["drop", "keep", "reject"] = Field(
+    after_eos: AfterEos = Field(
         "drop",
         description="B' ends with end-of-sequence: drop the suffix C (the paper's code), keep it after B' without the "
         "end token, or reject the pair.",

@@ -32,7 +32,9 @@ class BufferConfig(Section):
         None, description="Plan indices generated per optimizer step; default: one batch."
     )
     max_draws: NonNegative = Field(0, description="A pair drawn so often leaves the buffer; 0: no limit.")
-    max_age: NonNegative = Field(0, description="Oldest weights, in optimizer steps, a drawn pair may have; 0: no limit.")
+    max_age: NonNegative = Field(
+        0, description="Oldest weights, in optimizer steps, a drawn pair may have; 0: no limit."
+    )
 
     @model_validator(mode="after")
     def _shards(self) -> BufferConfig:

@@ -152,6 +152,12 @@ def given_pair(index: int, prompt: TokenIds, chosen: TokenIds, rejected: TokenId
 def supervised(index: int, prompt: TokenIds, chosen: TokenIds) -> PreferencePair:
     """A record with a chosen half alone, as the ``sft`` objective reads it."""
     return PreferencePair(
-        prompt=prompt, chosen=chosen, start=len(chosen), end=len(chosen),
-        replacement=np.zeros(0, np.int32), suffix_kept=False, index=index, row=index,
+        prompt=prompt,
+        chosen=chosen,
+        start=len(chosen),
+        end=len(chosen),
+        replacement=np.zeros(0, np.int32),
+        suffix_kept=False,
+        index=index,
+        row=index,
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import ray
 
 from buffer.config import BufferConfig
 from buffer.ledger import Ledger
@@ -172,7 +171,10 @@ class Front:
         return self._stats()
 
     def _stats(self) -> BufferStats:
-        counted = {n: self._counts[n] for n in ("inserted", "identical", "rejected", "failed", "duplicates", "generated_tokens")}
+        counted = {
+            n: self._counts[n]
+            for n in ("inserted", "identical", "rejected", "failed", "duplicates", "generated_tokens")
+        }
         return BufferStats(
             size=self._index.size, capacity=self._index.capacity, mark=self._ledger.mark, leased=self._ledger.leased,
             draws=self._index.draws, evicted=self._index.evicted, blocked_lease_s=self._blocked_lease_s,

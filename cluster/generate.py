@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import ray
-from actors.plan import Plan
-from buffer.client import ReplayBuffer
 from rich.console import Console
 
+from actors.plan import Plan
+from buffer.client import ReplayBuffer
 from buffer.errors import UserError
 from cluster.config import RunConfig
 from cluster.data import load_table

@@ -89,7 +89,9 @@ class OptimizerConfig(Section):
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW's decay rates.")
     alpha: Fraction = Field(0.99, description="RMSprop's decay rate.")
     eps: PositiveFloat = Field(1e-8, description="Added to the denominator.")
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Decoupled weight decay (adamw), L2 (rmsprop).")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="Decoupled weight decay (adamw), L2 (rmsprop)."
+    )
     schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = Field(
         "linear", description="After the warm-up: to zero linearly or by a cosine, 1/sqrt(step), or constant."
     )
@@ -117,7 +119,9 @@ class LearnerConfig(Section):
         description="shared: prompt and prefix once per pair; packed: both halves, no padding; padded: one sequence a "
         "row; auto: shared where the architecture allows.",
     )
-    self_check: bool = Field(True, description="Compare the first batch with the two-sequence forward; stop if it is off.")
+    self_check: bool = Field(
+        True, description="Compare the first batch with the two-sequence forward; stop if it is off."
+    )
     logits_chunk: Count = Field(1024, description="Scored tokens per chunk of head and log-softmax.")
     activation_offload: bool = Field(False, description="Keep checkpointed activations in host memory.")
     cpus_per_rank: PositiveFloat = Field(1.0, description="CPU cores reserved per rank.")
@@ -128,5 +132,6 @@ class EmaConfig(Section):
     """The moving average that writes the rejected segments."""
 
     decay: Fraction = Field(
-        0.5, description="Fraction kept per step: average = decay x average + (1 - decay) x policy. 0 is the policy, 1 frozen."
+        0.5,
+        description="Fraction kept per step: average = decay x average + (1 - decay) x policy. 0 is the policy, 1 frozen.",
     )

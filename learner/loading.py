@@ -61,7 +61,10 @@ def _with_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
         return get_peft_model(
             model,
             LoraConfig(
-                r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules,
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=modules,
                 task_type="CAUSAL_LM",
             ),  # fmt: skip
         )

@@ -39,6 +39,7 @@ from learner.selfcheck import check_forward
 from learner.shards import Shards
 from learner.weights import metadata, named_weights
 
+
 class Publisher(Protocol):
     """What carries staged weights to the engines; lives in rank 0's process."""
 
@@ -53,6 +54,7 @@ class Publisher(Protocol):
 
     def shutdown(self) -> None: ...
 
+
 @dataclass(frozen=True)
 class StepReport:
     """One rank's view of a step."""
@@ -61,6 +63,7 @@ class StepReport:
     """Means over the global batch, the same on every rank."""
     reference_scores: list[ReferenceScore | None]
     """Aligned with this rank's pairs; None where the cached ones served."""
+
 
 class Scorer(nn.Module):
     """The module that DeepSpeed wraps: a packed batch in, log-probabilities by region out.
@@ -77,6 +80,7 @@ class Scorer(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         """float32 [pairs, 5]"""
         return score(self.model, batch, self._chunk, prefix_grad=self._prefix_grad).logps
+
 
 class LearnerRank:
     """A plain class; ``cluster`` makes a Ray actor of it. Methods that say so are called on all ranks together."""
@@ -148,9 +152,7 @@ class LearnerRank:
         )  # fmt: skip
         self.shards = Shards(self._engine, self.stage_number)
         self.average = MovingAverage(self.shards, self._ema.decay)
-        self.reference = Reference(
-            self._reference_config, self.shards, self.average, DTYPES[self._model_config.dtype]
-        )
+        self.reference = Reference(self._reference_config, self.shards, self.average, DTYPES[self._model_config.dtype])
         self.reference.start(model)
         self._checked = not self._learner.self_check
         return self.note
@@ -262,9 +264,11 @@ class LearnerRank:
         checkpoint.export(Path(folder), self)
 
     def shutdown(self) -> None:
+        """Leave the process group and free the publisher's memory. All ranks together."""
         if self._publisher:
             self._publisher.shutdown()
         if dist.is_initialized():
+            dist.barrier()  # a rank that leaves while another still talks aborts in gloo
             dist.destroy_process_group()
 
     def _pack(self, pairs: Sequence[PreferencePair]) -> list[PackedBatch]:
@@ -355,4 +359,3 @@ class LearnerRank:
             return None
         grads = [p.grad for p in self.shards.trainable if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads))
-

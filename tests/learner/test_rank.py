@@ -157,8 +157,9 @@ def test_update_does_not_depend_on_packing_or_ranks(stage, tiny_llama, tmp_path)
         parts = sections(tiny_llama, learner={"zero_stage": stage, "tokens_per_batch": tokens, "ranks": world})
         in_group(world, train, parts, str(out), 2)
         results.append(weights(out / "policy"))
-    close(results[0], results[1], 2e-6)
-    close(results[0], results[2], 2e-6)
+    # AdamW's first steps are lr in size whatever the gradient's, so rounding of near-zero gradients shows enlarged.
+    close(results[0], results[1], 0.02 * LR)
+    close(results[0], results[2], 0.02 * LR)
 
 
 def resume(rank: int, world: int, port: int, parts: dict[str, Any], out: str, interrupted: bool) -> None:

@@ -1,0 +1,186 @@
+"""The engine's end of our own weight transfer backends: ``shm`` on one machine, ``gloo`` across machines.
+
+vLLM imports this module in every worker (``worker_extension_cls``), which registers the backends in its factory. Its
+own ``nccl`` and ``ipc`` need nothing of ours.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+
+@dataclass
+class Entry:
+    """One weight within the staged bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    """Bytes from the start."""
+
+
+@dataclass
+class StagedUpdate(WeightTransferUpdateInfo):
+    """Where the bytes of one publication are and what they are."""
+
+    entries: list[tuple[str, str, tuple[int, ...], int]]
+    """(name, dtype, shape, offset in bytes)."""
+    buckets: list[tuple[int, int, int]]
+    """(first byte, end, checksum) of each bucket; together they are all bytes."""
+    path: str = ""
+    """File in shared memory (``shm``)."""
+
+
+@dataclass
+class NoRendezvous(WeightTransferInitInfo):
+    """Shared memory needs none."""
+
+
+@dataclass
+class GlooRendezvous(WeightTransferInitInfo):
+    """Where the sender, rank 0, waits for the receivers."""
+
+    address: str
+    port: int
+    rank_offset: int
+    world_size: int
+    timeout_s: float
+
+
+class StagedReceiver(WeightTransferEngine):
+    """Loads a publication given as one run of bytes. Subclasses say how the bytes arrive."""
+
+    update_info_cls = StagedUpdate
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        # A plain load_weights fails on CPU: linears are packed after loading.
+        initialize_layerwise_reload(self.model)
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+        self._repack_tied_head()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class synchronises the accelerator, and there may be none.
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: StagedUpdate) -> None:
+        """Load the weights, each bucket of bytes verified first.
+
+        Raises:
+            RuntimeError: a checksum is off; nothing of the update counts.
+        """
+        self.model.load_weights(self._weights(update_info))
+
+    def _weights(self, update: StagedUpdate) -> Iterator[tuple[str, Tensor]]:
+        staged = self._bytes(update)
+        for first, end, expected in update.buckets:
+            if (found := checksum(staged[first:end])) != expected:
+                raise RuntimeError(
+                    f"weights: bytes [{first}, {end}) arrived damaged: checksum {found} is not {expected}"
+                )
+        for name, dtype_name, shape, offset in update.entries:
+            dtype = getattr(torch, dtype_name)
+            count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            yield name, staged[offset : offset + count].view(dtype).view(*shape).to(self.device)
+
+    def _bytes(self, update: StagedUpdate) -> Tensor:
+        """uint8 [bytes]"""
+        raise NotImplementedError
+
+    def _repack_tied_head(self) -> None:
+        """vLLM keeps a packed copy of a tied head on CPU, which a reload of the embedding does not touch."""
+        head = getattr(self.model, "lm_head", None)
+        embedding = getattr(getattr(self.model, "model", None), "embed_tokens", None)
+        if self.device.type != "cpu" or head is None or embedding is None:
+            return
+        if getattr(self.model_config.hf_config, "tie_word_embeddings", False):
+            head.quant_method.process_weights_after_loading(head)
+
+    def shutdown(self) -> None:
+        pass
+
+
+class SharedMemoryReceiver(StagedReceiver):
+    """The bytes lie in a file in shared memory on this machine."""
+
+    init_info_cls = NoRendezvous
+
+    def init_transfer_engine(self, init_info: NoRendezvous) -> None:
+        pass
+
+    def _bytes(self, update: StagedUpdate) -> Tensor:
+        size = update.buckets[-1][1] if update.buckets else 0
+        return torch.from_file(update.path, shared=True, size=size, dtype=torch.uint8)
+
+
+class GlooReceiver(StagedReceiver):
+    """The bytes are broadcast by the sender, bucket by bucket."""
+
+    init_info_cls = GlooRendezvous
+    _group: torch.distributed.ProcessGroup | None = None
+
+    def init_transfer_engine(self, init_info: GlooRendezvous) -> None:
+        rank = init_info.rank_offset + self.parallel_config.rank
+        self._group = gloo_group(init_info.address, init_info.port, rank, init_info.world_size, init_info.timeout_s)
+
+    def _bytes(self, update: StagedUpdate) -> Tensor:
+        if self._group is None:
+            raise RuntimeError("weights: the gloo group was not formed")
+        size = update.buckets[-1][1] if update.buckets else 0
+        staged = torch.empty(size, dtype=torch.uint8)
+        for first, end, _ in update.buckets:
+            broadcast(self._group, staged[first:end])
+        return staged
+
+    def shutdown(self) -> None:
+        self._group = None
+
+
+def checksum(data: Tensor) -> int:
+    """Adler-32 of uint8 [bytes]; runs at the speed of memory, where a CRC in Python's zlib does not."""
+    return zlib.adler32(data.numpy())
+
+
+def gloo_group(address: str, port: int, rank: int, world_size: int, timeout_s: float) -> torch.distributed.ProcessGroup:
+    """A group of its own beside whatever torch.distributed groups the process has; rank 0 listens."""
+    timeout = timedelta(seconds=timeout_s)
+    store = torch.distributed.TCPStore(address, port, world_size, rank == 0, timeout=timeout, wait_for_workers=False)
+    return torch.distributed.ProcessGroupGloo(store, rank, world_size, timeout)
+
+
+def broadcast(group: torch.distributed.ProcessGroup, data: Tensor) -> None:
+    """From rank 0 to all, in place."""
+    options = torch.distributed.BroadcastOptions()
+    options.rootRank = 0
+    group.broadcast([data], options).wait()
+
+
+class WeightReceiver:
+    """Named as ``worker_extension_cls``; its import is what registers the backends."""
+
+
+for _name, _engine in (("shm", SharedMemoryReceiver), ("gloo", GlooReceiver)):
+    if _name not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(_name, _engine)

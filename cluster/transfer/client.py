@@ -1,0 +1,68 @@
+"""vLLM's control plane over our actors: the four calls of its weight-sync protocol, with names and time limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+
+class TransferFailed(Exception):
+    """A transfer did not get through; ``actor`` is who failed, or everybody."""
+
+    def __init__(self, actor: str, reason: str) -> None:
+        super().__init__(f"{actor}: {reason}")
+        self.actor, self.reason = actor, reason
+
+
+@dataclass
+class ActorsClient:
+    """``VLLMWeightSyncClient`` for several engines that each have workers of their own.
+
+    vLLM's own Ray client gives every engine the same rank offset; here engine k's workers come after those of the
+    engines before it.
+    """
+
+    actors: dict[str, ActorHandle]
+    workers_per_engine: int
+    timeout_s: float
+    version: int = field(default=-1, init=False)
+    """What ``finish_weight_update`` labels the weights with."""
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        calls = {}
+        for number, (name, actor) in enumerate(self.actors.items()):
+            own = dict(init_info)
+            if "rank_offset" in own:
+                own["rank_offset"] = init_info["rank_offset"] + number * self.workers_per_engine
+            calls[name] = actor.init_weight_transfer_engine.remote(WeightTransferInitRequest(init_info=own))
+        self._wait(calls)
+
+    def start_weight_update(self) -> None:
+        self._wait({name: actor.start_weight_update.remote() for name, actor in self.actors.items()})
+
+    def update_weights(self, update_info: Any) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        request = WeightTransferUpdateRequest(update_info=update_info)
+        self._wait({name: actor.update_weights.remote(request) for name, actor in self.actors.items()})
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        version = self.version if weight_version is None else int(weight_version)
+        self._wait({name: actor.finish_weight_update.remote(version) for name, actor in self.actors.items()})
+
+    def _wait(self, calls: dict[str, ray.ObjectRef]) -> None:
+        ray.wait(list(calls.values()), num_returns=len(calls), timeout=self.timeout_s)
+        for name, call in calls.items():
+            try:
+                ray.get(call, timeout=0)
+            except ray.exceptions.GetTimeoutError as error:
+                raise TransferFailed(name, f"no answer within {self.timeout_s:g} s") from error
+            except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
+                cause = getattr(error, "cause", None) or error
+                lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+                raise TransferFailed(name, lines[-1][:300]) from error

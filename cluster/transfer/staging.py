@@ -1,0 +1,93 @@
+"""Holds published weights as one run of bytes, twice: one may be sent while the next is staged."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
+from actors.receive import StagedUpdate, checksum
+
+ALIGNMENT = 64
+BUCKET_BYTES = 64 << 20
+SHARED_MEMORY = Path("/dev/shm")
+
+Metadata = list[tuple[str, torch.dtype, tuple[int, ...]]]
+"""(name, dtype, shape) of every weight, in the order in which they come."""
+
+
+@dataclass
+class Slot(WeightSource):
+    """One staged version. As vLLM's ``WeightSource`` it yields the staged tensors."""
+
+    shared: bool
+    """In a file in shared memory that engines on this machine map."""
+    device: torch.device | None = None
+    """Where iteration puts the tensors (GPU backends)."""
+    version: int = -1
+    path: str = ""
+    bytes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.uint8))
+    update: StagedUpdate = field(default_factory=lambda: StagedUpdate([], []))
+
+    def fill(self, version: int, metadata: Metadata, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy the weights in, bucket by bucket as they come, with a checksum for each bucket."""
+        entries, size = _lay_out(metadata)
+        self._reserve(size)
+        self.version = -1
+        buckets, first = [], 0
+        for entry, (name, tensor) in zip(entries, weights, strict=True):
+            if name != entry[0] or tuple(tensor.shape) != entry[2]:
+                raise RuntimeError(
+                    f"weights: {name} {tuple(tensor.shape)} came where {entry[0]} {entry[2]} was announced"
+                )
+            end = entry[3] + tensor.numel() * tensor.element_size()
+            self.bytes[entry[3] : end].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
+            if end - first >= BUCKET_BYTES:
+                buckets.append((first, end, checksum(self.bytes[first:end])))
+                first = end
+        if first < size:
+            buckets.append((first, size, checksum(self.bytes[first:size])))
+        self.update = StagedUpdate(entries, buckets, self.path)
+        self.version = version
+
+    def metadata(self) -> list[ParamMeta]:
+        return [ParamMeta(name, getattr(torch, dtype), shape) for name, dtype, shape, _ in self.update.entries]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, dtype_name, shape, offset in self.update.entries:
+            dtype = getattr(torch, dtype_name)
+            count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            tensor = self.bytes[offset : offset + count].view(dtype).view(*shape)
+            yield name, tensor if self.device is None else tensor.to(self.device, non_blocking=True)
+
+    def release(self) -> None:
+        if self.path:
+            Path(self.path).unlink(missing_ok=True)
+            self.path = ""
+
+    def _reserve(self, size: int) -> None:
+        if len(self.bytes) == size:
+            return
+        if not self.shared:
+            self.bytes = torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+            return
+        self.release()
+        handle, self.path = tempfile.mkstemp(prefix=f"sapo-{os.getpid()}-", dir=SHARED_MEMORY)
+        os.close(handle)
+        self.bytes = torch.from_file(self.path, shared=True, size=size, dtype=torch.uint8)
+
+
+def _lay_out(metadata: Metadata) -> tuple[list[tuple[str, str, tuple[int, ...], int]], int]:
+    """Entries with aligned offsets, and the size of all in bytes."""
+    entries, offset = [], 0
+    for name, dtype, shape in metadata:
+        entries.append((name, str(dtype).removeprefix("torch."), tuple(shape), offset))
+        offset += -(-int(np.prod(shape, dtype=np.int64)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+    return entries, offset

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 
 from buffer.errors import UserError
 from learner.forward import causal_model
@@ -30,6 +31,7 @@ def save(folder: Path, rank: LearnerRank) -> None:
             "reference": [v.cpu() for v in rank.reference.values],
             "reference_version": rank.reference.version,
             "generator": torch.get_rng_state(),
+            "device_generator": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         },
         folder / f"rank-{rank.rank}.pt",
     )
@@ -45,7 +47,7 @@ def load(folder: Path, rank: LearnerRank) -> None:
     path = folder / f"rank-{rank.rank}.pt"
     if not path.is_file():
         raise UserError(f"{path}: missing; the checkpoint was made with fewer learner.ranks, or is not on this node")
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     layout = _layout(rank)
     if state["layout"] != layout:
         was = ", ".join(f"{k} {state['layout'].get(k)}" for k in layout if state["layout"].get(k) != layout[k])
@@ -62,6 +64,8 @@ def load(folder: Path, rank: LearnerRank) -> None:
     rank.shards.set_optimizer_states(state["optimizer"])
     rank.reference.version = state["reference_version"]
     torch.set_rng_state(state["generator"])
+    if state["device_generator"] is not None:
+        torch.cuda.set_rng_state(state["device_generator"])
     rank.shards.reload()
 
 
@@ -80,16 +84,17 @@ def _write(folder: Path, rank: LearnerRank) -> None:
             weights[name] = tensor.detach().to("cpu", copy=True)
     if rank.rank == 0:
         causal_model(rank.module).save_pretrained(folder, state_dict=weights)
-    if hasattr(rank.module, "peft_config"):
+    if isinstance(rank.module, PeftModel):
         adapters = [p for name, p in rank.module.named_parameters() if is_adapter(name)]
         with gathered(adapters, rank.stage_number):
             if rank.rank == 0:
-                rank.module.save_pretrained(folder / "adapter")
+                rank.module.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
 
 
 def _layout(rank: LearnerRank) -> dict[str, Any]:
     return {
         "learner.ranks": rank.world_size,
         "learner.zero_stage": rank.stage_number,
+        "optimizer.name": rank.optimizer_config.name,
         "weights per rank": sum(m.numel() for m in rank.shards.masters),
     }

@@ -105,7 +105,9 @@ class LearnerConfig(Section):
 
     ranks: Count = Field(1, description="Data-parallel ranks, one Ray actor each; one GPU each where there are GPUs.")
     zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(
-        0, description="ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 parameters too."
+        0,
+        description="ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 parameters too. bfloat16 starts "
+        "at 2, which keeps fp32 masters and sums gradients in fp32.",
     )
     offload_optimizer: bool = Field(False, description="Keep optimizer state and average in host memory (ZeRO 1-3).")
     batch_size: Count = Field(32, description="Pairs (rows for sft) per optimizer step, over all ranks.")
@@ -123,7 +125,9 @@ class LearnerConfig(Section):
         True, description="Compare the first batch with the two-sequence forward; stop if it is off."
     )
     logits_chunk: Count = Field(1024, description="Scored tokens per chunk of head and log-softmax.")
-    activation_offload: bool = Field(False, description="Keep checkpointed activations in host memory.")
+    activation_offload: bool = Field(
+        False, description="Keep what the forward saves for the backward in host memory; goes well with checkpointing."
+    )
     cpus_per_rank: PositiveFloat = Field(1.0, description="CPU cores reserved per rank.")
     threads_per_rank: Count = Field(1, description="Torch threads per rank on CPU.")
 
@@ -133,5 +137,6 @@ class EmaConfig(Section):
 
     decay: Fraction = Field(
         0.5,
-        description="Fraction kept per step: average = decay x average + (1 - decay) x policy. 0 is the policy, 1 frozen.",
+        description="Fraction kept per step: average = decay x average + (1 - decay) x policy. 0 is the policy, "
+        "1 frozen.",
     )

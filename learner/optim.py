@@ -52,12 +52,13 @@ def schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float
 
 
 def effective_stage(model: ModelConfig, learner: LearnerConfig) -> int:
-    """bf16 needs fp32 master weights, which DeepSpeed keeps from ZeRO 1 on."""
-    return max(1, learner.zero_stage) if model.dtype == "bfloat16" else learner.zero_stage
+    """bf16 needs fp32 master weights and fp32 sums of gradients; in DeepSpeed ZeRO 2 is the first that has both."""
+    return max(2, learner.zero_stage) if model.dtype == "bfloat16" else learner.zero_stage
 
 
 def deepspeed_config(model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig) -> dict[str, Any]:
     """What ``deepspeed.initialize`` is given; accumulation boundaries are set by hand in the step."""
+    # Threshold 0: no parameter stays gathered between steps, so that learner/shards.py can change them all in place.
     zero: dict[str, Any] = {"stage": effective_stage(model, learner), "stage3_param_persistence_threshold": 0}
     if learner.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -73,4 +74,6 @@ def deepspeed_config(model: ModelConfig, learner: LearnerConfig, optimizer: Opti
     }
     if model.dtype == "bfloat16":
         config["bf16"] = {"enabled": True}
+        # In bf16 the sum over micro-batches would depend on how many there are.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,30 +27,21 @@ from learner.config import (
     OptimizerConfig,
     ReferenceConfig,
 )
-from learner.forward import causal_model, choose_forward, score, token_scores
-from learner.loading import DTYPES, load_model
-from learner.objectives import Scores, resolve_objective
-from learner.optim import deepspeed_config, effective_stage, make_optimizer, schedule
+from learner.forward import causal_model, choose_forward
+from learner.loading import DTYPES, load_model, refuse_lengths
+from learner.objectives import Metrics, Scores, resolve_objective
+from learner.optim import effective_stage, schedule
 from learner.packing import PackedBatch, pack
+from learner.publishing import Publisher
 from learner.reference import Reference
 from learner.selfcheck import check_forward
 from learner.shards import Shards
 from learner.weights import metadata, named_weights
+from learner.wrapped import Scorer, join_group, wrap
 
-
-class Publisher(Protocol):
-    """What carries staged weights to the engines; lives in rank 0's process."""
-
-    def stage(
-        self, version: int, metadata: list[tuple[str, torch.dtype, tuple[int, ...]]],
-        weights: Iterator[tuple[str, Tensor]],
-    ) -> None: ...  # fmt: skip
-
-    def send(self) -> Any: ...
-
-    def retarget(self, actors: dict[str, Any]) -> None: ...
-
-    def shutdown(self) -> None: ...
+_TWO = np.zeros(2, np.int32)
+FILLER = PreferencePair(_TWO, _TWO, 0, 2, _TWO, suffix_kept=False)
+"""What a rank computes, with weight zero, when the others have more batches than it: collectives need all ranks."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +54,6 @@ class StepReport:
     """Aligned with this rank's pairs; None where the cached ones served."""
 
 
-class Scorer(nn.Module):
-    """The module that DeepSpeed wraps: a packed batch in, log-probabilities by region out.
-
-    DeepSpeed's hooks (gathering, micro-step counting) hang on the call of the wrapped module; calling the model
-    around them would silently drop the gradients of all but the last micro-batch under ZeRO 3.
-    """
-
-    def __init__(self, model: nn.Module, chunk: int, prefix_grad: bool) -> None:
-        super().__init__()
-        self.model = model
-        self._chunk, self._prefix_grad = chunk, prefix_grad
-
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """float32 [pairs, 5]"""
-        return score(self.model, batch, self._chunk, prefix_grad=self._prefix_grad).logps
-
-
 class LearnerRank:
     """A plain class; ``cluster`` makes a Ray actor of it. Methods that say so are called on all ranks together."""
 
@@ -91,11 +63,14 @@ class LearnerRank:
         max_length: int, total_steps: int, seed: int,
     ) -> None:  # fmt: skip
         self.rank, self.world_size = rank, world_size
-        self._model_config, self._learner, self._optimizer_config = model, learner, optimizer
-        self._reference_config, self._ema = reference, ema
+        self._model_config, self._learner, self.optimizer_config = model, learner, optimizer
+        self._ema, self._max_length, self._seed = ema, max_length, seed
         self._objective = resolve_objective(objective)
+        if self._objective.needs_reference and reference.mode == "none":
+            raise UserError(f"reference.mode none: objective {objective.name} needs one: initial, ema or policy")
+        unused = reference.model_copy(update={"mode": "none"})
+        self._reference_config = reference if self._objective.needs_reference else unused
         self._factor = schedule(optimizer, total_steps)
-        self._seed = seed
         self._publisher: Publisher | None = None
         self.steps = 0
         """Optimizer steps done."""
@@ -112,44 +87,26 @@ class LearnerRank:
 
     def rendezvous(self, master_address: str, master_port: int) -> None:
         """Form the process group. All ranks together."""
-        gpu = torch.cuda.is_available()
-        if gpu:
-            torch.cuda.set_device(0)  # Ray shows each rank its own GPU alone
-        os.environ |= {
-            "RANK": str(self.rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(self.world_size),
-            "MASTER_ADDR": master_address, "MASTER_PORT": str(master_port),
-        }  # fmt: skip
-        if not gpu:
-            os.environ["DS_ACCELERATOR"] = "cpu"
-            torch.set_num_threads(self._learner.threads_per_rank)
-        import deepspeed
-
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        deepspeed.init_distributed(
-            dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False, rank=self.rank,
-            world_size=self.world_size, init_method=f"tcp://{master_address}:{master_port}",
-        )  # fmt: skip
-        self._device = torch.device("cuda", 0) if gpu else torch.device("cpu")
+        threads = self._learner.threads_per_rank
+        self._device = join_group(self.rank, self.world_size, master_address, master_port, threads)
 
     def setup(self) -> str:
         """Load the model and wrap it. All ranks together; returns ``note``.
 
         Raises:
-            UserError: the model can't be loaded or the forward that is asked for does not fit it.
+            UserError: the model can't be loaded, or the forward or the lengths that are asked for do not fit it.
         """
-        import deepspeed
-
         model = load_model(self._model_config, self._seed)
-        choice = choose_forward(causal_model(model).config, self._learner.forward)
+        causal = causal_model(model)
+        refuse_lengths(self._model_config.path, causal.config, self._max_length)
+        choice = choose_forward(causal.config, self._learner.forward)
         self._mode, self.note = choice.mode, choice.reason
+        self._vocabulary = cast(nn.Embedding, causal.get_input_embeddings()).num_embeddings
         self.module = model
-        scorer = Scorer(model, self._learner.logits_chunk, self._objective.needs_prefix_grad)
-        trainable = [p for p in model.parameters() if p.requires_grad]
         self.stage_number = effective_stage(self._model_config, self._learner)
-        self._engine, *_ = deepspeed.initialize(
-            model=scorer.to(self._device), optimizer=make_optimizer(self._optimizer_config, trainable),
-            config=deepspeed_config(self._model_config, self._learner, self._optimizer_config),
-        )  # fmt: skip
+        learner = self._learner
+        scorer = Scorer(model, learner.logits_chunk, self._objective.needs_prefix_grad, learner.activation_offload)
+        self._engine = wrap(scorer, self._device, self._model_config, learner, self.optimizer_config)
         self.shards = Shards(self._engine, self.stage_number)
         self.average = MovingAverage(self.shards, self._ema.decay)
         self.reference = Reference(self._reference_config, self.shards, self.average, DTYPES[self._model_config.dtype])
@@ -165,47 +122,33 @@ class LearnerRank:
             global_pairs: size of the global batch, by which the loss is divided.
 
         Raises:
-            UserError: the loss is not finite, or the self-check failed.
+            UserError: loss or gradient is not finite, a token is outside the vocabulary, or the self-check failed.
         """
         started = time.monotonic()
         self._engine.train()
-        batches = self._pack(pairs)
         fresh = self._refer(pairs)
-        references = [pair.reference or new for pair, new in zip(pairs, fresh, strict=True)]
+        references = [new or pair.reference for pair, new in zip(pairs, fresh, strict=True)]
+        referred = time.monotonic()
+        batches = self._pack(pairs)
         if not self._checked:
-            check_forward(self.module, pairs, batches[0].to(self._device), self._mode, self._learner.logits_chunk)
-            self._checked = True
-        passes = self._longest(len(batches))
-        loss_sum = torch.zeros((), dtype=torch.float64)
-        sums: dict[str, float] = {}
-        for number in range(passes):
-            real = number < len(batches)
-            batch = (batches[number] if real else self._filler).to(self._device)
-            self._engine.set_gradient_accumulation_boundary(number == passes - 1)
-            loss, metrics = self._objective.fn(self._scores(batch, references if real else None))
-            if not real:
-                loss = loss * 0.0
-            # DeepSpeed averages gradients over the ranks; the global batch counts every pair once.
-            self._engine.backward(loss * (self.world_size / global_pairs), scale_wrt_gas=False)
-            if real:
-                loss_sum += loss.detach().double().cpu()
-                for name, values in metrics.items():
-                    sums[name] = sums.get(name, 0.0) + values.double().sum().item()
-        tokens = sum(batch.tokens for batch in batches)
-        metrics = self._reduced(loss_sum, sums, tokens, global_pairs)
+            self._check(pairs, batches)
+        metrics = self._reduced(*self._accumulate(batches, references, global_pairs), global_pairs)
         lr = self._set_lr()
         grad_norm = self._grad_norm()
         computed = time.monotonic()
         self._engine.step()
+        if grad_norm is None:
+            grad_norm = float(self._engine.get_global_grad_norm())
+        if not np.isfinite(grad_norm):
+            raise UserError(f"learner: the gradient norm of step {self.steps + 1} is {grad_norm}: lower optimizer.lr")
         stepped = time.monotonic()
         self.average.update()
         averaged = time.monotonic()
         self.steps += 1
         self.reference.stepped(self.steps)
-        if grad_norm is None:
-            grad_norm = float(self._engine.get_global_grad_norm())
         times = {
-            "time/forward_backward_s": computed - started,
+            "time/reference_s": referred - started,
+            "time/forward_backward_s": computed - referred,
             "time/optimizer_s": stepped - computed,
             "time/average_s": averaged - stepped,
         }
@@ -242,7 +185,7 @@ class LearnerRank:
         records = [supervised(i, np.array(s[:1], np.int32), np.array(s[1:], np.int32)) for i, s in enumerate(sequences)]
         with self.shards.holding(self.average.values), self._evaluating():
             return [
-                token_scores(self.module, batch.to(self._device), self._learner.logits_chunk).float().cpu().numpy()
+                self._engine.module(batch.to(self._device), by_token=True).float().cpu().numpy()
                 for record in records
                 for batch in pack([record], 1, self._mode, chosen_only=True)
             ]
@@ -273,25 +216,53 @@ class LearnerRank:
 
     def _pack(self, pairs: Sequence[PreferencePair]) -> list[PackedBatch]:
         only = not self._objective.needs_rejected
-        return pack(pairs, self._learner.tokens_per_batch, self._mode, chosen_only=only)
+        batches = pack(pairs, self._learner.tokens_per_batch, self._mode, chosen_only=only)
+        largest = max((int(batch.input_ids.max()) for batch in batches), default=0)
+        if largest >= self._vocabulary:
+            raise UserError(
+                f"model.path {self._model_config.path}: token id {largest} is outside its vocabulary of "
+                f"{self._vocabulary}; the tokenizer is another model's"
+            )
+        return batches
 
     @property
     def _filler(self) -> PackedBatch:
-        """The smallest batch: a rank that is done early keeps step with the others' collectives."""
-        two = np.zeros(2, np.int32)
-        (batch,) = pack([PreferencePair(two, two, 0, 2, two, False)], 1, self._mode)
+        (batch,) = pack([FILLER], 1, self._mode)
         return batch
 
-    def _scores(self, batch: PackedBatch, references: list[ReferenceScore | None] | None) -> Scores:
-        logps = self._engine(batch)
-        reference = None
-        if self._objective.needs_reference:
-            if references is None:
-                reference = torch.zeros_like(logps)
-            else:
-                rows = np.stack([references[i].logps for i in batch.pairs])
-                reference = torch.from_numpy(rows).to(logps.device)
-        return Scores(logps, batch.counts, reference)
+    def _accumulate(
+        self, batches: list[PackedBatch], references: Sequence[ReferenceScore | None], global_pairs: int
+    ) -> tuple[Tensor, int, Metrics]:
+        """Forward and backward of all batches.
+
+        Returns:
+            Summed over this rank's pairs: loss (float64 scalar), tokens, each metric (float64 scalars).
+        """
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
+        sums: Metrics = {}
+        passes = self._longest(len(batches))
+        for number in range(passes):
+            self._engine.set_gradient_accumulation_boundary(number == passes - 1)
+            real = number < len(batches)
+            batch = (batches[number] if real else self._filler).to(self._device)
+            logps = self._engine(batch)
+            scores = Scores(logps, batch.counts, self._reference_rows(batch, references) if real else logps.detach())
+            loss, metrics = self._objective.fn(scores)
+            if not real:
+                loss, metrics = logps.sum() * 0.0, {name: torch.zeros_like(v) for name, v in metrics.items()}
+            # DeepSpeed averages gradients over the ranks; the global batch counts every pair once.
+            self._engine.backward(loss * (self.world_size / global_pairs), scale_wrt_gas=False)
+            loss_sum += loss.detach()
+            for name, values in metrics.items():
+                sums[name] = sums.get(name, 0.0) + values.double().sum()
+        return loss_sum, sum(batch.tokens for batch in batches), sums
+
+    def _reference_rows(self, batch: PackedBatch, references: Sequence[ReferenceScore | None]) -> Tensor | None:
+        """float32 [pairs, 5]; None for objectives without a reference."""
+        if not self._objective.needs_reference:
+            return None
+        rows = [score.logps for i in batch.pairs if (score := references[i])]
+        return torch.from_numpy(np.stack(rows)).to(self._device)
 
     @torch.no_grad()
     def _refer(self, pairs: Sequence[PreferencePair]) -> list[ReferenceScore | None]:
@@ -309,11 +280,17 @@ class LearnerRank:
             for number in range(passes):
                 real = number < len(batches)
                 batch = batches[number] if real else self._filler
-                logps = score(self.module, batch.to(self._device), self._learner.logits_chunk).logps
+                logps = self._engine.module(batch.to(self._device))
                 if real:
                     for i, row in zip(batch.pairs, logps.float().cpu().numpy(), strict=True):
                         fresh[wanted[i]] = ReferenceScore(version, row)
         return fresh
+
+    def _check(self, pairs: list[PreferencePair], batches: list[PackedBatch]) -> None:
+        if not pairs:  # this rank has none of a small batch; the others' check is a collective under ZeRO 3
+            pairs, batches = [FILLER], [self._filler]
+        check_forward(self.module, pairs, batches[0].to(self._device), self._mode, self._learner.logits_chunk)
+        self._checked = True
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -330,12 +307,10 @@ class LearnerRank:
         dist.all_reduce(counts, op=dist.ReduceOp.MAX)
         return int(counts)
 
-    def _reduced(self, loss: Tensor, sums: dict[str, float], tokens: int, pairs: int) -> dict[str, float]:
+    def _reduced(self, loss: Tensor, tokens: int, sums: Metrics, pairs: int) -> dict[str, float]:
         """Means over the global batch, in one collective."""
         names = sorted(sums)
-        values = torch.tensor(
-            [loss.item(), tokens, *(sums[n] for n in names)], dtype=torch.float64, device=self._device
-        )
+        values = torch.stack([loss, torch.full_like(loss, tokens), *(sums[name] for name in names)])
         dist.all_reduce(values)
         total, all_tokens, *rest = values.tolist()
         if not np.isfinite(total):
@@ -348,7 +323,7 @@ class LearnerRank:
         }
 
     def _set_lr(self) -> float:
-        lr = self._optimizer_config.lr * self._factor(self.steps)
+        lr = self.optimizer_config.lr * self._factor(self.steps)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         return lr

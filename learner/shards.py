@@ -5,14 +5,15 @@ publish them, their values are loaded into the module's parameters and the polic
 the fp32 partition: one resident model serves for all.
 
 This file alone reaches into DeepSpeed (0.19.8): ``single_partition_of_fp32_groups``,
-``parallel_partitioned_bit16_groups`` (ZeRO 1, 2), ``fp32_partitioned_groups_flat``, ``fp16_groups``,
-``persistent_parameters`` (ZeRO 3).
+``parallel_partitioned_bit16_groups``, ``real_dp_process_group`` (ZeRO 1, 2), ``fp32_partitioned_groups_flat``,
+``fp16_groups``, ``parameter_offload.partition_all_parameters``, a parameter's ``ds_tensor`` (ZeRO 3).
+tests/learner/test_shards.py says what is relied on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -36,8 +37,6 @@ class Shards:
             self.masters = optimizer.fp32_partitioned_groups_flat
         else:
             self.masters = optimizer.single_partition_of_fp32_groups
-        # Under stage 0 the parameters are the masters, so that their values are put aside while others are loaded.
-        self._aside: list[Tensor] | None = None
 
     def copy(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         """The masters' values now, where the masters live."""
@@ -49,19 +48,15 @@ class Shards:
 
         All ranks together: ZeRO 1 and 2 gather.
         """
-        if self._stage == 0:
-            self._aside = self.copy()
         self._load(values)
         try:
             yield
         finally:
-            self._load(self._aside if self._aside is not None else self.masters)
-            self._aside = None
+            self._load(self.masters)
 
     def reload(self) -> None:
         """Take the masters' values over into the module's parameters, after they were changed from outside."""
-        if self._stage:
-            self._load(self.masters)
+        self._load(self.masters)
 
     def optimizer_states(self) -> list[dict[str, Any]]:
         """Optimizer state of each master, on the host."""
@@ -93,8 +88,9 @@ class Shards:
     @torch.no_grad()
     def _load(self, values: Sequence[Tensor]) -> None:
         if self._stage == 0:
+            # The masters are the parameters' own memory: others take their place, nothing is copied.
             for parameter, value in zip(self.trainable, values, strict=True):
-                parameter.data.copy_(value)
+                parameter.data = value.to(parameter.device, parameter.dtype)
         elif self._stage == 3:
             self._load_partitioned(values)
         else:
@@ -116,22 +112,18 @@ class Shards:
     def _load_partitioned(self, values: Sequence[Tensor]) -> None:
         """ZeRO 3: each parameter's local part is a slice of the flat partition, in order; no communication."""
         optimizer = self._engine.optimizer
+        # What a forward left gathered would go on with the old values.
+        optimizer.parameter_offload.partition_all_parameters()
         for parameters, value in zip(optimizer.fp16_groups, values, strict=True):
             offset = 0
             for parameter in parameters:
                 part = parameter.ds_tensor
                 part.data.view(-1).copy_(value[offset : offset + part.numel()])
                 offset += part.numel()
-        # Parameters that DeepSpeed keeps gathered (there are none unless it is asked) would go stale.
-        if persistent := optimizer.persistent_parameters:
-            persistent[0].partition(persistent)
-            persistent[0].all_gather(persistent)
 
 
 def gathered(parameters: Sequence[nn.Parameter], stage: int) -> Any:
     """Context in which ``parameters`` are whole on every rank; all ranks enter it in the same order."""
-    from contextlib import nullcontext
-
     if stage != 3:
         return nullcontext()
     import deepspeed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +51,16 @@ def is_adapter(name: str) -> bool:
 
 
 def _layer_of(name: str) -> str:
-    """Everything up to the first number: model.layers.3.mlp.up.weight is of layer model.layers.3."""
+    """Everything up to the first number: model.layers.3.mlp.up.weight is of layer model.layers.3. Else the module, so
+    that an adapted head comes with its adapters."""
     parts = name.split(".")
-    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    return name if number is None else ".".join(parts[: number + 1])
+    for i, part in enumerate(parts):
+        if part.isdigit() or part == "base_layer" or part.startswith("lora_"):
+            return ".".join(parts[: i + part.isdigit()])
+    return name
 
 
-def _adapters(module: nn.Module) -> dict[str, nn.Module]:
+def _adapters(module: nn.Module) -> dict[str, Any]:
     """Name of each adapted base weight -> its LoRA layer."""
     return {
         f"{name}.base_layer.weight": layer
@@ -66,7 +70,7 @@ def _adapters(module: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def _merged(weight: Tensor, layer: nn.Module) -> Tensor:
+def _merged(weight: Tensor, layer: Any) -> Tensor:
     """W + alpha / r * B A, in fp32 and rounded once."""
     merged = weight.float()
     for key in layer.active_adapters:

@@ -41,6 +41,7 @@ from learner.wrapped import Scorer, join_group, wrap
 
 _TWO = np.zeros(2, np.int32)
 FILLER = PreferencePair(_TWO, _TWO, 0, 2, _TWO, suffix_kept=False)
+FILLER_SCORE = ReferenceScore(-1, np.zeros(5, np.float32))
 """What a rank computes, with weight zero, when the others have more batches than it: collectives need all ranks."""
 
 
@@ -246,8 +247,8 @@ class LearnerRank:
             real = number < len(batches)
             batch = (batches[number] if real else self._filler).to(self._device)
             logps = self._engine(batch)
-            scores = Scores(logps, batch.counts, self._reference_rows(batch, references) if real else logps.detach())
-            loss, metrics = self._objective.fn(scores)
+            reference = self._reference_rows(batch, references if real else [FILLER_SCORE])
+            loss, metrics = self._objective.fn(Scores(logps, batch.counts, reference))
             if not real:
                 loss, metrics = logps.sum() * 0.0, {name: torch.zeros_like(v) for name, v in metrics.items()}
             # DeepSpeed averages gradients over the ranks; the global batch counts every pair once.

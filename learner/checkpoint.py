@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel
 
 from buffer.errors import UserError
 from learner.forward import causal_model
@@ -84,11 +83,12 @@ def _write(folder: Path, rank: LearnerRank) -> None:
             weights[name] = tensor.detach().to("cpu", copy=True)
     if rank.rank == 0:
         causal_model(rank.module).save_pretrained(folder, state_dict=weights)
-    if isinstance(rank.module, PeftModel):
-        adapters = [p for name, p in rank.module.named_parameters() if is_adapter(name)]
+    module: Any = rank.module
+    if hasattr(module, "peft_config"):
+        adapters = [p for name, p in module.named_parameters() if is_adapter(name)]
         with gathered(adapters, rank.stage_number):
             if rank.rank == 0:
-                rank.module.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+                module.save_pretrained(folder / "adapter", save_embedding_layers=False)
 
 
 def _layout(rank: LearnerRank) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def _with_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
                 target_modules=modules,
                 task_type="CAUSAL_LM",
             ),
+            autocast_adapter_dtype=False,  # their fp32 masters are DeepSpeed's
         )
     except ValueError as error:
         raise UserError(f"model.lora.target_modules {lora.target_modules}: {str(error).splitlines()[0]}") from error

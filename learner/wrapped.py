@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -69,10 +70,11 @@ def join_group(rank: int, world_size: int, master_address: str, master_port: int
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that torch has renamed: a warning for each of them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    deepspeed.init_distributed(
-        dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False, rank=rank,
-        world_size=world_size, init_method=f"tcp://{master_address}:{master_port}",
-    )  # fmt: skip
+    with redirect_stdout(StringIO()):  # it prints that it has built its shared-memory collective
+        deepspeed.init_distributed(
+            dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False, rank=rank,
+            world_size=world_size, init_method=f"tcp://{master_address}:{master_port}",
+        )  # fmt: skip
     return torch.device("cuda", 0) if gpu else torch.device("cpu")
 
 

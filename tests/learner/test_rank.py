@@ -27,7 +27,7 @@ from rank_group import (
 )  # fmt: skip
 
 from buffer.errors import UserError
-from buffer.record import PreferencePair, supervised
+from buffer.record import PreferencePair, ReferenceScore, supervised
 from learner.config import ReferenceConfig
 
 pytestmark = pytest.mark.slow
@@ -49,8 +49,11 @@ class Oracle(NamedTuple):
     norms: list[float]
 
 
-def plain_run(folder: str, make_optimizer: Any) -> Oracle:
-    """One plain PyTorch process: two sequences a pair, a torch optimizer, a hand-written EMA of every parameter."""
+def plain_run(folder: str, make_optimizer: Any, renew_every: int | None = None) -> Oracle:
+    """One plain PyTorch process: two sequences a pair, a torch optimizer, a hand-written EMA of every parameter.
+
+    The reference is the start, or a copy of the average that is renewed every so many steps.
+    """
     from transformers import AutoModelForCausalLM
 
     policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -73,6 +76,8 @@ def plain_run(folder: str, make_optimizer: Any) -> Oracle:
         with torch.no_grad():
             for kept, new in zip(average.parameters(), policy.parameters(), strict=True):
                 kept.copy_(DECAY * kept + (1 - DECAY) * new)
+        if renew_every and (step + 1) % renew_every == 0:
+            frozen = copy.deepcopy(average).eval()
     return Oracle(policy.state_dict(), average.state_dict(), losses, norms)
 
 
@@ -82,6 +87,7 @@ def oracles(tiny_llama: str, tiny_llama_tied: str) -> dict[str, Oracle]:
         "untied": plain_run(tiny_llama, torch.optim.AdamW),
         "tied": plain_run(tiny_llama_tied, torch.optim.AdamW),
         "rmsprop": plain_run(tiny_llama, torch.optim.RMSprop),
+        "renewed": plain_run(tiny_llama, torch.optim.AdamW, renew_every=4),
     }
 
 
@@ -90,7 +96,7 @@ def oracles(tiny_llama: str, tiny_llama_tied: str) -> dict[str, Oracle]:
     [
         ("untied", {"zero_stage": 0}),
         ("tied", {"zero_stage": 0, "activation_offload": True}),
-        ("untied", {"zero_stage": 1}),
+        ("renewed", {"zero_stage": 1}),
         ("tied", {"zero_stage": 1, "offload_optimizer": True}),
         ("untied", {"zero_stage": 2, "tokens_per_batch": 40}),
         ("untied", {"zero_stage": 3, "tokens_per_batch": 40}),
@@ -103,7 +109,9 @@ def test_two_ranks_equal_one_plain_process_over_20_steps(
 ):
     optimizer = {"name": "rmsprop" if which == "rmsprop" else "adamw"}
     folder = tiny_llama_tied if which == "tied" else tiny_llama
-    in_group(2, train, sections(folder, learner=learner, optimizer=optimizer), str(tmp_path), STEPS)
+    reference = {"mode": "ema", "interval": 4} if which == "renewed" else {}
+    parts = sections(folder, learner=learner, optimizer=optimizer, reference=reference)
+    in_group(2, train, parts, str(tmp_path), STEPS)
     oracle = oracles[which]
     history = torch.load(tmp_path / "history.pt")
     np.testing.assert_allclose([m["loss"] for m in history], oracle.losses, atol=2e-4)
@@ -170,6 +178,11 @@ def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any]) ->
     assert first[0].version == 0
     again = learner.step([pairs[rank].with_reference(first[0])], 2)
     assert again.reference_scores == [None]
+    # Another version's are: these would make the loss a thousand.
+    stale = ReferenceScore(7, np.array([0, 0, 0, -1e4, 0], np.float32))
+    renewed = learner.step([pairs[rank].with_reference(stale)], 2)
+    np.testing.assert_allclose(renewed.reference_scores[0].logps, first[0].logps, atol=1e-5)
+    assert renewed.metrics["loss"] < 2
 
     if learner.stage_number == 0:
         wrong = PreferencePair(*(np.array([3, 500], np.int32),) * 2, 0, 2, np.array([4], np.int32), False)
@@ -178,7 +191,7 @@ def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any]) ->
     for parameter in learner.shards.masters:
         parameter.data.fill_(float("nan"))
     learner.shards.reload()
-    with pytest.raises(UserError, match="the loss of step 4 is nan"):
+    with pytest.raises(UserError, match="the loss of step 5 is nan"):
         learner.step([pairs[rank]], 2)
     learner.shutdown()
 

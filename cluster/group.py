@@ -51,10 +51,10 @@ class LearnerGroup:
             [bundle] * learner.ranks, config.cluster.strategy, config.cluster,
             f"the learner group ({learner.ranks} ranks)",
         )  # fmt: skip
-        actor = ray.remote(LearnerRank)
+        actor = ray.remote(concurrency_groups=LANES)(LearnerRank)
         ranks = [
             actor.options(
-                num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), concurrency_groups=LANES,
+                num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank),
                 runtime_env={"env_vars": _environment(learner.threads_per_rank, hardware.use_gpu)},
             ).remote(

@@ -21,6 +21,12 @@ def spawn_actor(
     """Start an actor whose engine loads the starting model; ``work`` refers to (Plan, TokenTable)."""
     generation = config.generation
     gpus = generation.tensor_parallel if hardware.use_gpu else 0
+    engine = {
+        "model": config.model.path, "tokenizer": config.model.tokenizer, "dtype": config.model.dtype,
+        "max_length": config.data.max_length, "eos": [eos] if isinstance(eos, int) else list(eos), "seed": config.seed,
+        "backend": backend, "use_gpu": hardware.use_gpu, "trust_remote_code": config.model.trust_remote_code,
+        "sleep_mode": config.cluster.colocate,
+    }  # fmt: skip
     return (
         ray.remote(GenerationActor)
         .options(
@@ -29,5 +35,5 @@ def spawn_actor(
             max_concurrency=CONCURRENT_CALLS,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
         )
-        .remote(name=name, config=config, backend=backend, work=work, eos=eos, buffer=buffer)
+        .remote(name, engine, generation, work, buffer)
     )

@@ -177,7 +177,8 @@ def _start_fleet(
     buffer: ReplayBuffer, group: LearnerGroup, writer: MetricsWriter,
 ) -> Fleet:  # fmt: skip
     backend = choose_backend(config.weights.backend, hardware.use_gpu, hardware.nodes)
-    group.attach(Publisher(backend, timeout_s=config.weights.timeout_s))
+    workers = config.generation.tensor_parallel
+    group.attach(Publisher(backend, timeout_s=config.weights.timeout_s, workers_per_engine=workers))
     plan = Plan(
         config.seed, table.response_lengths, config.generation.segment_length, config.generation.responses_per_prompt
     )

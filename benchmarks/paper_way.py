@@ -1,0 +1,111 @@
+"""The peer of benchmarks/pipeline.py: SAPO in one process, as the paper's code does it.
+
+Each step: the average continues the batch's prefixes with transformers' ``generate()`` while everyone waits, the
+two halves of each pair are padded and run as sequences of their own, and so is the reference; then one optimizer
+step and a per-parameter average. Same plan, same cuts, same model, same data, same hyperparameters as ours.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, set_seed
+
+from actors.plan import Plan
+from actors.segment import splice
+from actors.tokens import TokenTable
+from buffer.record import PreferencePair
+from cluster.config import RunConfig
+
+
+def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[float]:
+    """Run ``steps`` optimizer steps; returns the seconds of each."""
+    set_seed(config.seed)
+    policy = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=torch.float32)
+    average, reference = copy.deepcopy(policy).eval(), copy.deepcopy(policy).eval()
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.optimizer.lr, weight_decay=0.0)
+    generation = config.generation
+    plan = Plan(config.seed, table.response_lengths, generation.segment_length, generation.responses_per_prompt)
+    buffer: deque[list] = deque(maxlen=config.buffer.capacity)
+    draw = np.random.default_rng(config.seed)
+    seconds, index, size = [], 0, config.learner.batch_size
+    for _ in range(steps):
+        started = time.monotonic()
+        while True:
+            for pair in _write(average, table, plan, range(index, index + size), eos, config):
+                buffer.append([pair, 0])
+            index += size
+            if len(buffer) >= size:
+                break
+        weights = np.array([1.0 / (draws + 1) for _, draws in buffer])
+        chosen = draw.choice(len(buffer), size, replace=False, p=weights / weights.sum())
+        batch = []
+        for position in chosen:
+            buffer[position][1] += 1
+            batch.append(buffer[position][0])
+        loss = _dpo(policy, reference, batch, config.objective.beta)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.optimizer.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for kept, new in zip(average.parameters(), policy.parameters(), strict=True):
+                kept.mul_(config.ema.decay).add_(new, alpha=1 - config.ema.decay)
+        seconds.append(time.monotonic() - started)
+    return seconds
+
+
+@torch.no_grad()
+def _write(
+    model: torch.nn.Module, table: TokenTable, plan: Plan, indices: range, eos: int, config: RunConfig
+) -> list[PreferencePair]:
+    items = [plan.item(i) for i in indices]
+    rows = [table[item.row] for item in items]
+    contexts = [np.concatenate((row.prompt, row.response[: i.start])) for row, i in zip(rows, items, strict=True)]
+    width = max(map(len, contexts))
+    ids, mask = np.zeros((2, len(items), width), np.int64)
+    for line, context in enumerate(contexts):
+        ids[line, width - len(context) :] = context
+        mask[line, width - len(context) :] = 1
+    generation = config.generation
+    out = model.generate(
+        torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), do_sample=True, eos_token_id=eos, pad_token_id=0,
+        max_new_tokens=max(item.end - item.start for item in items), temperature=generation.temperature,
+        top_p=generation.top_p, top_k=generation.top_k,
+    )  # fmt: skip
+    pairs = []
+    for row, item, tokens in zip(rows, items, out[:, width:].tolist(), strict=True):
+        tokens = tokens[: item.end - item.start]
+        tokens = tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
+        _, pair = splice(row, item, tokens, {eos}, generation.after_eos)
+        if pair is not None:
+            pairs.append(pair)
+    return pairs
+
+
+def _dpo(
+    policy: torch.nn.Module, reference: torch.nn.Module, pairs: list[PreferencePair], beta: float
+) -> torch.Tensor:
+    sequences = [(pair.prompt, half) for pair in pairs for half in (pair.chosen, pair.rejected)]
+    width = max(len(prompt) + len(half) for prompt, half in sequences)
+    ids, attention, scored = np.zeros((3, len(sequences), width), np.int64)
+    for line, (prompt, half) in enumerate(sequences):
+        ids[line, : len(prompt) + len(half)] = np.concatenate((prompt, half))
+        attention[line, : len(prompt) + len(half)] = 1
+        scored[line, len(prompt) : len(prompt) + len(half)] = 1
+    ids, attention, scored = map(torch.from_numpy, (ids, attention, scored))
+
+    def logps(model: torch.nn.Module) -> torch.Tensor:
+        logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1]
+        token_logps = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        return (token_logps * scored[:, 1:]).sum(-1)
+
+    with torch.no_grad():
+        frozen = logps(reference)
+    ratios = logps(policy) - frozen
+    return -F.logsigmoid(beta * (ratios[0::2] - ratios[1::2])).mean()

@@ -1,0 +1,37 @@
+"""The demo's model: a tokenizer with one token a word, and the configuration of a small Llama."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from demo.task import LARGEST_SUM
+
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>"]
+WORDS = ["write", "numbers", "with", "sum", "ascending", "in", "any", "order"]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<s> <user> {{ m['content'] }} {% else %}"
+    "<assistant> {{ m['content'] }} </s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def write_model(folder: Path, hidden: int = 96, layers: int = 3) -> None:
+    """Save tokenizer and config.json; ``model.from_scratch`` draws the weights (0.4 M parameters by default)."""
+    words = SPECIAL + WORDS + [str(number) for number in range(LARGEST_SUM + 1)]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        additional_special_tokens=["<user>", "<assistant>"], chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
+    wrapped.save_pretrained(folder)
+    LlamaConfig(
+        vocab_size=64, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, architectures=["LlamaForCausalLM"],
+    ).save_pretrained(folder)  # fmt: skip

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.config import GenerationConfig
+from actors.inprocess import InProcessEngine
 from buffer.errors import UserError
 
 CPU_ENVIRONMENT = {
     # With more than one OpenMP thread beside other work on the cores, generation all but stops.
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # The engine computes in the actor's own process (actors/inprocess.py).
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 QUIET_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
 CPU_KV_CACHE_BYTES = 256 << 20
@@ -52,7 +55,7 @@ class SegmentEngine:
             UserError: vLLM can't load the model.
         """
         os.environ.update(QUIET_ENVIRONMENT if use_gpu else QUIET_ENVIRONMENT | CPU_ENVIRONMENT)
-        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._config, self._eos = config, list(eos)
@@ -74,7 +77,10 @@ class SegmentEngine:
                 "enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 8192),
             }  # fmt: skip
         try:
-            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            if use_gpu:
+                self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            else:
+                self._engine = InProcessEngine(EngineArgs(**arguments))
         except (ValueError, OSError, RuntimeError) as error:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise UserError(f"generation: vLLM can't start an engine for {model}: {reason[:300]}") from error

@@ -88,9 +88,7 @@ def _write(
     return pairs
 
 
-def _dpo(
-    policy: torch.nn.Module, reference: torch.nn.Module, pairs: list[PreferencePair], beta: float
-) -> torch.Tensor:
+def _dpo(policy: torch.nn.Module, reference: torch.nn.Module, pairs: list[PreferencePair], beta: float) -> torch.Tensor:
     sequences = [(pair.prompt, half) for pair in pairs for half in (pair.chosen, pair.rejected)]
     width = max(len(prompt) + len(half) for prompt, half in sequences)
     ids, attention, scored = np.zeros((3, len(sequences), width), np.int64)

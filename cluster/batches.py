@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+
 from actors.plan import Plan
 from actors.tokens import TokenTable
-
 from buffer.record import PreferencePair, ReferenceScore, given_pair, supervised
 from cluster.config import RunConfig
 

@@ -37,7 +37,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run of t
 
 
 @app.command()
-def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = False, overwrite: Overwrite = False) -> None:
+def train(
+    config: ConfigFile, overrides: Overrides = None, resume: Resume = False, overwrite: Overwrite = False
+) -> None:
     """Train as CONFIG says: SAPO, SFT, offline DPO/ORPO on given pairs, or a replay of recorded pairs."""
     _train(load_config(config, overrides or []), resume, overwrite)
 

@@ -66,7 +66,9 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_table(data: DataConfig, model: ModelConfig, method: str) -> tuple[TokenTable, PreTrainedTokenizerBase, DataReport]:
+def load_table(
+    data: DataConfig, model: ModelConfig, method: str
+) -> tuple[TokenTable, PreTrainedTokenizerBase, DataReport]:
     """Token ids of all usable rows, and what happened to the others.
 
     Raises:
@@ -158,7 +160,9 @@ def _hub_rows(data: DataConfig) -> Iterator[dict[str, Any]]:
     try:
         yield from load_dataset(data.path, split=data.split)
     except Exception as error:  # the hub's client raises many kinds, all of which mean the same to the user
-        raise UserError(f"data.path {data.path}: no local file or folder, nor loadable from the hub: {_first_line(error)}") from error
+        raise UserError(
+            f"data.path {data.path}: no local file or folder, nor loadable from the hub: {_first_line(error)}"
+        ) from error
 
 
 def _texts(
@@ -217,7 +221,9 @@ def _turn_texts(prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase
 def _conversation_texts(messages: Any, column: str, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """The last assistant turn is the response, everything before it the prompt."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
-        raise UserError(f"data: column {column!r} holds {str(messages)[:60]!r}; a list of {{role, content}} is expected")
+        raise UserError(
+            f"data: column {column!r} holds {str(messages)[:60]!r}; a list of {{role, content}} is expected"
+        )
     last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=None)
     if last is None:
         raise Unusable("without an assistant turn")

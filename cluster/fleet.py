@@ -8,9 +8,9 @@ from enum import Enum
 from typing import Any
 
 import ray
-from buffer.client import ReplayBuffer
 from ray.actor import ActorHandle
 
+from buffer.client import ReplayBuffer
 from buffer.errors import UserError
 from cluster.transfer.publisher import Ack
 

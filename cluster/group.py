@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from learner.packing import split_by_cost
-from learner.rank import LearnerRank
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -17,6 +15,8 @@ from buffer.errors import UserError
 from buffer.record import PreferencePair, ReferenceScore
 from cluster.config import RunConfig
 from cluster.launch import Hardware, reserve
+from learner.packing import split_by_cost
+from learner.rank import LearnerRank
 
 # Two lanes: training calls run one after the other in "_default"; a publication is sent from "weights"
 # while the next step already runs.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ray
-from actors.generator import GenerationActor
-from buffer.client import ReplayBuffer
 from ray.actor import ActorHandle
 
+from actors.generator import GenerationActor
+from buffer.client import ReplayBuffer
 from cluster.config import RunConfig
 from cluster.launch import Hardware
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from actors.plan import Plan
-from actors.tokens import TokenTable
-from buffer.client import ReplayBuffer
 from ray.actor import ActorHandle
 from transformers import PreTrainedTokenizerBase
 
+from actors.plan import Plan
+from actors.tokens import TokenTable
+from buffer.client import ReplayBuffer
 from buffer.errors import UserError
 from cluster.batches import BatchSource, GivenRows
 from cluster.config import RunConfig

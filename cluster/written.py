@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import ray
+
 from actors.tokens import TokenTable
 from buffer.client import Draw, ReplayBuffer
-
 from buffer.errors import UserError
 from buffer.record import ReferenceScore
 from cluster.batches import Batch

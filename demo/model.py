@@ -32,6 +32,6 @@ def write_model(folder: Path, hidden: int = 96, layers: int = 3) -> None:
     wrapped.save_pretrained(folder)
     LlamaConfig(
         vocab_size=64, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True,
+        num_attention_heads=hidden // 32, num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=True,
         pad_token_id=0, bos_token_id=1, eos_token_id=2, architectures=["LlamaForCausalLM"],
     ).save_pretrained(folder)  # fmt: skip

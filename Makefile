@@ -1,0 +1,55 @@
+# make demo, make test: everything, from nothing. `make help` lists the rest.
+PYTHON ?= python3
+# cpu, or gpu for vLLM's CUDA build.
+EXTRA ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready-$(EXTRA)
+TORCH := 2.13.0
+# Text models need none of these, and PyPI's builds of them are for CUDA: beside CPU torch they break transformers.
+UNWANTED := torchvision torchaudio torchcodec
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast bench bench-learner bench-pipeline lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
+
+setup: $(READY)  ## install into .venv (EXTRA=gpu: for CUDA)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "setup: Python 3.11 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) --version); set PYTHON=" >&2; exit 2; }
+	@command -v c++ >/dev/null || { echo "setup: DeepSpeed and vLLM compile small kernels: install a C++ compiler" >&2; exit 2; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+ifeq ($(EXTRA),cpu)
+# vLLM's CPU build wants the CPU build of torch, which PyPI does not have: the configured indexes first, then PyTorch's
+# own, asked for torch alone.
+	$(BIN)/pip install -q 'torch==$(TORCH)+cpu' 2>$(VENV)/torch.log \
+	  || $(BIN)/pip install -q --index-url https://download.pytorch.org/whl/cpu 'torch==$(TORCH)' \
+	  || { cat $(VENV)/torch.log >&2; exit 1; }
+endif
+	$(BIN)/pip install -q -e '.[$(EXTRA),dev]'
+ifeq ($(EXTRA),cpu)
+	$(BIN)/pip uninstall -q -y $(UNWANTED)
+endif
+	@touch $@
+
+demo: $(READY)  ## data, supervised start, SAPO, evaluation, a table (CPU, some 8 minutes)
+	$(BIN)/python -m demo
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## the tests that start no engine and no Ray
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(READY)  ## ruff, and mypy on the parts without engines
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: bench-learner bench-pipeline  ## all benchmarks
+
+clean:  ## remove what runs leave (runs/, data/), not .venv
+	rm -rf runs data benchmarks/results

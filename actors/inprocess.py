@@ -1,0 +1,147 @@
+"""vLLM's engine on a thread of this process, under the names of its ``AsyncLLM``: what runs where there is no GPU.
+
+``AsyncLLM`` starts two more processes an engine, which talk through spinning queues; on a machine whose few cores are
+shared with the learner that costs more than the model. Here one thread schedules, computes and hands results over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from typing import Any
+
+
+class InProcessEngine:
+    """Continuous batching: a request joins the running batch at the next step, whoever waits for what."""
+
+    def __init__(self, arguments: Any) -> None:
+        """``arguments``: vLLM's ``EngineArgs``. The environment must say VLLM_ENABLE_V1_MULTIPROCESSING=0."""
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._waiting: dict[str, Future[Any]] = {}
+        self._paused = False
+        self._dead: BaseException | None = None
+        started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(arguments, started), name="engine", daemon=True)
+        self._thread.start()
+        started.result()
+
+    async def generate(self, prompt: Any, sampling_params: Any, request_id: str) -> AsyncIterator[Any]:
+        """Yields the finished request.
+
+        Raises:
+            ValueError: the request can't be run (too long, say).
+            RuntimeError: the engine is dead; its own error is the cause.
+        """
+        finished: Future[Any] = Future()
+
+        def add() -> None:
+            # vLLM makes request ids unique itself; outputs carry ours.
+            self._waiting[request_id] = finished
+            try:
+                self._engine.add_request(request_id, prompt, sampling_params)
+            except BaseException:
+                del self._waiting[request_id]
+                raise
+
+        await self._on_thread(add)
+        yield await asyncio.wrap_future(finished)
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+        def pause() -> None:
+            self._core.pause_scheduler(mode, clear_cache)
+            self._paused = True
+
+        await self._on_thread(pause)
+
+    async def resume_generation(self) -> None:
+        def resume() -> None:
+            self._core.resume_scheduler()
+            self._paused = False
+
+        await self._on_thread(resume)
+
+    async def init_weight_transfer_engine(self, request: Any) -> None:
+        await self._rpc("init_weight_transfer_engine", init_info=request.init_info)
+
+    async def shutdown_weight_transfer_engine(self) -> None:
+        await self._rpc("shutdown_weight_transfer_engine")
+
+    async def start_weight_update(self) -> None:
+        await self._rpc("start_weight_update")
+
+    async def update_weights(self, request: Any) -> None:
+        await self._rpc("update_weights", update_info=request.update_info)
+
+    async def finish_weight_update(self, weight_version: str) -> None:
+        await self._rpc("finish_weight_update")
+        await self._on_thread(lambda: self._engine.set_weight_version(weight_version))
+
+    async def sleep(self, level: int = 1) -> None:
+        await self._on_thread(lambda: self._engine.sleep(level))
+
+    async def wake_up(self) -> None:
+        await self._on_thread(lambda: self._engine.wake_up())
+
+    def shutdown(self) -> None:
+        self._calls.put(None)
+        self._thread.join()
+
+    @property
+    def _core(self) -> Any:
+        return self._engine.engine_core.engine_core
+
+    async def _rpc(self, method: str, **arguments: Any) -> None:
+        await self._on_thread(lambda: self._engine.collective_rpc(method, kwargs=arguments))
+
+    async def _on_thread(self, call: Callable[[], Any]) -> Any:
+        if self._dead:
+            raise RuntimeError("the engine is dead") from self._dead
+        answer: Future[Any] = Future()
+        self._calls.put((call, answer))
+        return await asyncio.wrap_future(answer)
+
+    def _run(self, arguments: Any, started: Future[None]) -> None:
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        try:
+            # Made on the thread that uses it: torch's settings are a thread's own.
+            self._engine = LLMEngine.from_engine_args(arguments)
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(None)
+        try:
+            while self._serve_calls():
+                if self._waiting and not self._paused:
+                    self._step()
+        except BaseException as error:
+            self._dead = error
+            for finished in self._waiting.values():
+                finished.set_exception(error)
+        finally:
+            self._engine.engine_core.shutdown()
+
+    def _serve_calls(self) -> bool:
+        """Run what others asked for; waits when there is nothing else to do. False: shut down."""
+        idle = not self._waiting or self._paused
+        while True:
+            try:
+                entry = self._calls.get(block=idle)
+            except queue.Empty:
+                return True
+            if entry is None:
+                return False
+            call, answer = entry
+            try:
+                answer.set_result(call())
+            except Exception as error:
+                answer.set_exception(error)
+            idle = False
+
+    def _step(self) -> None:
+        for output in self._engine.step():
+            if output.finished:
+                self._waiting.pop(output.request_id).set_result(output)

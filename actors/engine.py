@@ -122,6 +122,11 @@ class SegmentEngine:
         entries = final.prompt_logprobs[1:]
         return np.array([e[t].logprob for e, t in zip(entries, tokens[1:], strict=True)], np.float32)
 
+    @property
+    def unfinished(self) -> int:
+        """Requests that the engine still works on."""
+        return self._engine.get_num_unfinished_requests()
+
     async def start_update(self) -> None:
         """Freeze requests in flight, drop the prefix cache of the old weights, open the update."""
         await self._engine.pause_generation(mode="keep", clear_cache=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +12,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.config import GenerationConfig
-from actors.engine import SegmentEngine
-from actors.plan import Plan
+from actors.engine import SegmentEngine, Written
+from actors.plan import Plan, PlanItem
 from actors.segment import context, splice
-from actors.tokens import TokenTable
+from actors.tokens import Row, TokenTable
 from buffer.client import ReplayBuffer
 from buffer.record import Outcome, PreferencePair
 
+logger = logging.getLogger(__name__)
+
 INSERT_PAUSE_S = 0.005
 """How long a finished pair waits for others to be inserted with it."""
+
+
+class InFlight:
+    """Counts requests, and the seconds in which there were none."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._idle_s = 0.0
+        self._since: float | None = None
+
+    @property
+    def idle_s(self) -> float:
+        running_idle = time.monotonic() - self._since if self._since is not None and not self.count else 0.0
+        return self._idle_s + running_idle
+
+    def __enter__(self) -> None:
+        self._idle_s = self.idle_s
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        self._since = time.monotonic()
 
 
 class GenerationActor:
@@ -38,12 +63,11 @@ class GenerationActor:
         self._plan, self._table = work
         self._eos = frozenset(engine["eos"])
         self._engine = SegmentEngine(config=config, **engine)
-        self._leaving = False
-        self._outbox: list[tuple[int, Outcome, PreferencePair | None]] = []
-        self._flushing: asyncio.Task[None] | None = None
-        self._in_flight = 0
+        self._leave = asyncio.Event()
+        self._outbox: asyncio.Queue[tuple[int, Outcome, PreferencePair | None] | None] = asyncio.Queue()
+        """Finished indices on their way to the buffer; None ends it."""
+        self._busy = InFlight()
         self._generated_tokens = 0
-        self._waited_s = 0.0
         self._calls = 0
 
     async def ready(self) -> str:
@@ -54,65 +78,81 @@ class GenerationActor:
         """Work until the buffer is closed or ``drain`` was called, then finish what is in hand.
 
         Raises:
-            Exception: whatever a request or an insert raised; the supervisor replaces the actor.
+            Exception: the first that the engine or an insert raised; the supervisor replaces the actor.
         """
         room = self._config.max_concurrent_requests
-        running: set[asyncio.Task[None]] = set()
-        lease: asyncio.Task[list[int] | None] | None = None
-        asked = time.monotonic()
-        while True:
-            if lease is None and len(running) < room and not self._leaving:
-                lease = asyncio.ensure_future(self._buffer.lease(self.name, room - len(running)))
-                asked = time.monotonic()
-            waiting = running | ({lease} if lease else set())
-            if not waiting:
+        work: asyncio.Queue[int | None] = asyncio.Queue(max(1, room // 2))
+        try:
+            async with asyncio.TaskGroup() as inserting:
+                inserting.create_task(self._insert_finished())
+                async with asyncio.TaskGroup() as writing:
+                    writing.create_task(self._lease_into(work))
+                    for _ in range(room):
+                        writing.create_task(self._write_from(work))
+                self._outbox.put_nowait(None)
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+
+    async def _lease_into(self, work: asyncio.Queue[int | None]) -> None:
+        """Keep indices at hand, so that a free slot of the engine does not wait for the buffer's answer."""
+        leaving = asyncio.ensure_future(self._leave.wait())
+        while not self._leave.is_set():
+            lease = asyncio.ensure_future(self._buffer.lease(self.name, max(1, work.maxsize - work.qsize())))
+            await asyncio.wait((lease, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not lease.done():
+                lease.cancel()  # what is granted all the same goes back to the pool when the actor is released
                 break
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if lease in done:
-                indices = lease.result()
-                self._waited_s += 0.0 if running else time.monotonic() - asked
-                lease = None
-                if indices is None:
-                    self._leaving = True
-                running |= {asyncio.ensure_future(self._write(index)) for index in indices or ()}
-            for task in done & running:
-                running.discard(task)
-                task.result()
-            if self._leaving and lease is not None and not running:
-                lease.cancel()
+            indices = lease.result()
+            if indices is None:
                 break
-        await self._flush()
+            for index in indices:
+                await work.put(index)
+        leaving.cancel()
+        await work.put(None)
+
+    async def _write_from(self, work: asyncio.Queue[int | None]) -> None:
+        while (index := await work.get()) is not None:
+            await self._write(index)
+        await work.put(None)  # the end is for everyone
 
     async def _write(self, index: int) -> None:
         item = self._plan.item(index)
         row = self._table[item.row]
-        self._in_flight += 1
-        try:
-            written = await self._engine.write(
-                context(row, item), item.end - item.start, item.sampling_seed, f"{self.name}-{index}"
-            )
-        finally:
-            self._in_flight -= 1
+        with self._busy:
+            try:
+                written = await self._engine.write(
+                    context(row, item), item.end - item.start, item.sampling_seed, f"{self.name}-{index}"
+                )
+            except ValueError as error:
+                # vLLM's validation refused this one request; any other error is the engine's and ends the actor.
+                logger.warning("index %d, row %d: request refused: %s", index, item.row, error)
+                written = None
+            self._outbox.put_nowait((index, *self._spliced(row, item, written)))
+
+    def _spliced(self, row: Row, item: PlanItem, written: Written | None) -> tuple[Outcome, PreferencePair | None]:
+        if written is None:
+            return Outcome.FAILED, None
         self._generated_tokens += len(written.tokens)
-        outcome, pair = splice(
+        return splice(
             row, item, written.tokens, self._eos, self._config.after_eos,
             actor=self.name, versions=written.versions, mean_logprob=written.mean_logprob,
         )  # fmt: skip
-        self._outbox.append((index, outcome, pair))
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.ensure_future(self._flush_soon())
-        await self._flushing
 
-    async def _flush_soon(self) -> None:
-        await asyncio.sleep(INSERT_PAUSE_S)
-        await self._flush()
-
-    async def _flush(self) -> None:
-        if not self._outbox:
-            return
-        batch, self._outbox = self._outbox, []
-        outcomes = [(index, outcome) for index, outcome, _ in batch]
-        await self._buffer.insert(self.name, outcomes, [pair for _, _, pair in batch if pair is not None])
+    async def _insert_finished(self) -> None:
+        """Insert what is finished, several pairs at a time."""
+        more = True
+        while more:
+            batch = [await self._outbox.get()]
+            await asyncio.sleep(INSERT_PAUSE_S)
+            while not self._outbox.empty():
+                batch.append(self._outbox.get_nowait())
+            more = None not in batch
+            finished = [entry for entry in batch if entry is not None]
+            if finished:
+                outcomes = [(index, outcome) for index, outcome, _ in finished]
+                await self._buffer.insert(self.name, outcomes, [pair for _, _, pair in finished if pair is not None])
+            for _ in batch:
+                self._outbox.task_done()
 
     # ---- what vLLM's weight-sync clients call ---------------------------------------------------------------
 
@@ -126,9 +166,9 @@ class GenerationActor:
         await self._engine.start_update()
         # What the old weights finished reaches the buffer before the new ones are acknowledged: when the
         # learner counts on this actor's new version, nothing older is still on its way.
-        await self._flush()
-        if self._flushing:
-            await self._flushing
+        while self._busy.count > self._engine.unfinished:
+            await asyncio.sleep(0.001)
+        await self._outbox.join()
 
     async def update_weights(self, request: Any) -> None:
         await self._engine.update(request)
@@ -146,15 +186,23 @@ class GenerationActor:
         )
 
     async def status(self) -> dict[str, float]:
-        """Tokens generated, requests in flight, seconds without work."""
-        return {"tokens": self._generated_tokens, "in_flight": self._in_flight, "waited_s": self._waited_s}
+        """Tokens generated, requests in flight, seconds without any since the first."""
+        return {"tokens": self._generated_tokens, "in_flight": self._busy.count, "idle_s": self._busy.idle_s}
 
     async def drain(self) -> None:
         """Lease nothing more; ``run`` returns when everything in hand is inserted."""
-        self._leaving = True
+        self._leave.set()
 
     async def sleep(self) -> None:
         await self._engine.sleep()
 
     async def wake(self) -> None:
         await self._engine.wake()
+
+
+def _first(failures: BaseExceptionGroup) -> BaseException:
+    """The first error of nested groups."""
+    error: BaseException = failures
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -49,6 +49,9 @@ class InProcessEngine:
         await self._on_thread(add)
         yield await asyncio.wrap_future(finished)
 
+    def get_num_unfinished_requests(self) -> int:
+        return len(self._waiting)
+
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
         def pause() -> None:
             self._core.pause_scheduler(mode, clear_cache)
@@ -83,7 +86,7 @@ class InProcessEngine:
         await self._on_thread(lambda: self._engine.sleep(level))
 
     async def wake_up(self) -> None:
-        await self._on_thread(lambda: self._engine.wake_up())
+        await self._on_thread(self._engine.wake_up)
 
     def shutdown(self) -> None:
         self._calls.put(None)

@@ -66,6 +66,10 @@ class TokenTable:
         columns = list(zip(*rows, strict=True))
         return cls(*(Ragged.of(column) for column in columns))
 
+    @classmethod
+    def empty(cls) -> TokenTable:
+        return cls(Ragged.of([]), Ragged.of([]))
+
     def __len__(self) -> int:
         return len(self.prompts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -26,14 +27,36 @@ class Batch:
 class BatchSource(Protocol):
     """Where batches come from."""
 
+    def begin(self, step: int, total_steps: int) -> None:
+        """``step`` optimizer steps are done, from a checkpoint; the first batch is asked for next."""
+
     def next(self, step: int) -> Batch:
         """The batch of optimizer step ``step`` (from 0)."""
 
     def stepped(self, step: int, batch: Batch, scores: list[ReferenceScore | None]) -> dict[str, float]:
         """The learner has completed ``step`` steps, the last on ``batch``; returns metrics."""
 
+    def snapshot(self, folder: Path) -> None:
+        """Write what a resumed run needs to ``folder``, beside the learner's part."""
 
-class GivenRows:
+    def restore(self, folder: Path) -> None:
+        """Continue from ``snapshot``."""
+
+
+class WithoutState:
+    """What sources do not need whose batch is a function of the step."""
+
+    def begin(self, step: int, total_steps: int) -> None:
+        pass
+
+    def snapshot(self, folder: Path) -> None:
+        pass
+
+    def restore(self, folder: Path) -> None:
+        pass
+
+
+class GivenRows(WithoutState):
     """Rows of the dataset in a seeded order of their own every epoch (methods ``sft`` and ``offline``)."""
 
     def __init__(self, table: TokenTable, config: RunConfig) -> None:
@@ -63,7 +86,7 @@ class GivenRows:
         return pair.with_reference(score) if score else pair
 
 
-class RecordedPairs:
+class RecordedPairs(WithoutState):
     """Batches as they were recorded, the same for every run (method ``replay``)."""
 
     def __init__(self, batches: list[list[PreferencePair]]) -> None:

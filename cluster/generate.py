@@ -5,19 +5,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-import ray
 from rich.console import Console
 
-from actors.plan import Plan
 from buffer.client import ReplayBuffer
 from buffer.errors import UserError
 from cluster.config import RunConfig
 from cluster.data import load_table
 from cluster.fleet import Fleet
 from cluster.launch import needed_cpus, ray_cluster
-from cluster.placement import spawn_actor
+from cluster.placement import ActorFactory
 from cluster.recording import PairRecorder
-from cluster.transfer.publisher import choose_backend
 
 AHEAD_STEPS = 8
 """Batches that are generated ahead of the one being written to the file."""
@@ -44,12 +41,7 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
             ordered=True, ahead=AHEAD_STEPS, behind=0,
         )  # fmt: skip
         stack.callback(buffer.shutdown)
-        segment, responses = config.generation.segment_length, config.generation.responses_per_prompt
-        work = ray.put((Plan(config.seed, table.response_lengths, segment, responses), table))
-        backend = choose_backend(config.weights.backend, hardware.use_gpu, hardware.nodes)
-        fleet = Fleet(
-            lambda name: spawn_actor(name, config, hardware, backend, work, tokenizer.eos_token_id, buffer), buffer, say
-        )
+        fleet = Fleet(ActorFactory.of(config, hardware, table, tokenizer.eos_token_id, buffer), buffer, say)
         stack.callback(fleet.shutdown)
         fleet.add(config.generation.actors)
         recorder = PairRecorder(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from buffer.errors import UserError
 from buffer.record import PreferencePair, ReferenceScore
 from cluster.config import RunConfig
 from cluster.launch import Hardware, reserve
+from cluster.transfer.publisher import Publisher
 from learner.packing import split_by_cost
 from learner.rank import LearnerRank
 
@@ -33,16 +35,24 @@ class GroupStep:
 
 
 class LearnerGroup:
+    """The ranks.
+
+    ``wait`` is how answers are waited for: ``ray.get``, or something that does more meanwhile. ``publisher``, set
+    before ``setup``, is what carries the weights; None where no actor runs.
+    """
+
     def __init__(self, ranks: list[ActorHandle], placement: PlacementGroup) -> None:
         self.ranks = ranks
+        self.wait: Callable[[ray.ObjectRef], Any] = ray.get
+        self.publisher: Publisher | None = None
         self._placement = placement
 
     @classmethod
     def start(cls, config: RunConfig, hardware: Hardware, total_steps: int) -> LearnerGroup:
-        """Place the ranks and load the model on all of them.
+        """Place the ranks and start their processes; ``setup`` loads the model.
 
         Raises:
-            UserError: the group can't be placed, or the model can't be loaded.
+            UserError: the group can't be placed.
         """
         learner = config.learner
         gpu_share = 0.5 if config.cluster.colocate else 1.0
@@ -64,11 +74,20 @@ class LearnerGroup:
             )
             for rank in range(learner.ranks)
         ]  # fmt: skip
-        group = cls(ranks, placement)
-        address, port = group._get(ranks[0].address.remote())
-        group._all("rendezvous", address, port)
-        group._all("setup")
-        return group
+        return cls(ranks, placement)
+
+    def setup(self) -> str:
+        """Form the process group and load the model; returns why the forward is not the shared one, or nothing.
+
+        Raises:
+            UserError: the model can't be loaded, or does not fit the config.
+        """
+        address, port = self._get(self.ranks[0].address.remote())
+        self._all("rendezvous", address, port)
+        note = self._all("setup")[0]
+        if self.publisher is not None:
+            self._all("attach", self.publisher)
+        return note
 
     def step(self, pairs: list[PreferencePair]) -> GroupStep:
         """One optimizer step on a global batch, split over the ranks by token cost."""
@@ -97,9 +116,6 @@ class LearnerGroup:
         """Send to these actors from now on."""
         return self.ranks[0].retarget.options(concurrency_group="weights").remote(actors)
 
-    def attach(self, publisher: Any) -> None:
-        self._all("attach", publisher)
-
     def score_average(self, sequences: list[list[int]]) -> list[Any]:
         """Per-token log-probabilities under the average, float32 [tokens - 1] per sequence."""
         return self._all("score_average", sequences)[0]
@@ -122,9 +138,9 @@ class LearnerGroup:
         return self._get([getattr(rank, method).remote(*arguments) for rank in self.ranks])
 
     def _get(self, refs: Any) -> Any:
-        """``ray.get`` that hands a rank's own complaint on as it was."""
+        """The answers; a rank's own complaint is handed on as it was."""
         try:
-            return ray.get(refs)
+            return [self.wait(ref) for ref in refs] if isinstance(refs, list) else self.wait(refs)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None

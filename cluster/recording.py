@@ -77,9 +77,10 @@ def read_batches(path: str | Path) -> list[list[PreferencePair]]:
         batches.setdefault(step, []).append(_pair(row))
     if not batches:
         raise UserError(f"data.path {path}: the recording holds no pair")
-    if set(batches) != set(range(len(batches))):
-        raise UserError(f"data.path {path}: the recording has a gap: steps must run from 0 to {len(batches) - 1}")
-    return [batches[step] for step in range(len(batches))]
+    first, last = min(batches), max(batches)
+    if len(batches) != last - first + 1:
+        raise UserError(f"data.path {path}: the recording has a gap: {len(batches)} batches of steps {first} to {last}")
+    return [batches[step] for step in range(first, last + 1)]
 
 
 def _pair(row: dict) -> PreferencePair:

@@ -10,29 +10,23 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.actor import ActorHandle
 from transformers import PreTrainedTokenizerBase
 
-from actors.plan import Plan
 from actors.tokens import TokenTable
-from buffer.client import ReplayBuffer
 from buffer.errors import UserError
-from cluster.batches import BatchSource, GivenRows
+from buffer.record import PreferencePair
+from cluster.batches import BatchSource, GivenRows, RecordedPairs
 from cluster.config import RunConfig
-from cluster.control import open_control
-from cluster.data import load_table
-from cluster.fleet import Fleet, State
+from cluster.data import load_table, load_tokenizer
 from cluster.folder import RunFolder
 from cluster.group import LearnerGroup
 from cluster.hints import Hints
 from cluster.launch import Hardware, needed_cpus, ray_cluster
 from cluster.metrics import MetricsWriter
-from cluster.placement import spawn_actor
 from cluster.quality import readable
-from cluster.transfer.publisher import Publisher, choose_backend
+from cluster.recording import PairRecorder, read_batches
 from cluster.verdict import Shares, verdict
-from cluster.written import WrittenPairs
+from cluster.written import WrittenPairs, start_writing
 
 
 @dataclass(frozen=True)
@@ -46,22 +40,28 @@ class RunResult:
     verdict: str
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a run learns from: rows, or the batches of a recording (method ``replay``)."""
+
+    tokenizer: PreTrainedTokenizerBase
+    report: str
+    table: TokenTable
+    batches: list[list[PreferencePair]] = field(default_factory=list)
+
+
 @dataclass
 class Run:
     """The parts of a run, as the loop uses them."""
 
     config: RunConfig
     folder: RunFolder
-    hardware: Hardware
-    table: TokenTable
-    tokenizer: PreTrainedTokenizerBase
+    inputs: Inputs
     group: LearnerGroup
     source: BatchSource
     writer: MetricsWriter
     total_steps: int
-    first_step: int = 0
-    buffer: ReplayBuffer | None = None
-    fleet: Fleet | None = None
+    first_step: int
     busy_s: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
@@ -72,124 +72,121 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     Raises:
         UserError: config, data, model, checkpoint or cluster can't be used; one line says which and why.
     """
-    table, tokenizer, report = load_table(config.data, config.model, config.method)
+    inputs = read_inputs(config)
+    total_steps = count_steps(config, inputs)
     folder = RunFolder(config, resume=resume, overwrite=overwrite)
     checkpoint = folder.newest_checkpoint() if resume else None
-    if resume and checkpoint is None:
-        raise UserError(f"{folder.path}: --resume, but it holds no whole checkpoint")
-    total_steps = count_steps(config, len(table))
+    first_step = _resumed_at(folder, checkpoint, total_steps) if resume else 0
     with ExitStack() as stack:
         hardware = stack.enter_context(ray_cluster(config.cluster, needed_cpus(config)))
+        writer = MetricsWriter(folder, config.name, total_steps, first_step, tensorboard=config.logging.tensorboard)
+        stack.callback(writer.close)
+        writer.say(f"{config.name}: {inputs.report}")
+        writer.say(f"{config.name}: {hardware}; {total_steps} steps of {config.learner.batch_size}; {folder.path}")
         group = LearnerGroup.start(config, hardware, total_steps)
         stack.callback(group.shutdown)
-        run = _assemble(config, folder, hardware, table, tokenizer, group, total_steps, checkpoint, stack)
-        run.writer.say(f"{config.name}: {report}")
-        run.writer.say(f"{config.name}: {hardware}; {total_steps} steps of {config.learner.batch_size}")
-        return _loop(run)
+        source = _start_source(config, hardware, inputs, group, writer, stack)
+        if note := group.setup():
+            writer.say(f"{config.name}: {note}")
+        if checkpoint:
+            group.load(checkpoint / "learner")
+            source.restore(checkpoint)
+        source.begin(first_step, total_steps)
+        return _loop(Run(config, folder, inputs, group, source, writer, total_steps, first_step))
 
 
-def count_steps(config: RunConfig, rows: int) -> int:
-    """Optimizer steps of the run: given, or ``epochs`` passes over the data."""
-    if config.learner.steps:
-        return config.learner.steps
+def read_inputs(config: RunConfig) -> Inputs:
+    """Raises:
+    UserError: data or tokenizer can't be used.
+    """
+    if config.method == "replay":
+        batches = read_batches(config.data.path)
+        report = f"{config.data.path}: {len(batches)} recorded batches, {sum(map(len, batches))} pairs"
+        return Inputs(load_tokenizer(config.model), report, TokenTable.empty(), batches)
+    table, tokenizer, report = load_table(config.data, config.model, config.method)
+    return Inputs(tokenizer, str(report), table)
+
+
+def count_steps(config: RunConfig, inputs: Inputs) -> int:
+    """Optimizer steps of the run: given, or ``epochs`` passes over the data, or all that was recorded.
+
+    Raises:
+        UserError: more than was recorded.
+    """
+    steps, recorded, rows = config.learner.steps, len(inputs.batches), len(inputs.table)
+    if config.method == "replay":
+        if steps and steps > recorded:
+            raise UserError(f"learner.steps {steps}: {config.data.path} holds {recorded} batches; at most that")
+        return steps or recorded
+    if steps:
+        return steps
     if config.method == "sapo":
-        indices = config.learner.epochs * rows * config.generation.responses_per_prompt
-        return ceil(indices / config.inserts_per_step)
+        return ceil(config.learner.epochs * rows * config.generation.responses_per_prompt / config.inserts_per_step)
     return ceil(config.learner.epochs * rows / config.learner.batch_size)
 
 
 def _loop(run: Run) -> RunResult:
     config, source = run.config, run.source
-    samples = run.folder.open_lines("samples.jsonl")
     hints = Hints(run.writer.say)
-    for step in range(run.first_step + 1, run.total_steps + 1):
-        started = time.monotonic()
-        batch = source.next(step - 1)
-        stepping = time.monotonic()
-        done = run.group.step(batch.pairs)
-        step_s = time.monotonic() - stepping
-        run.busy_s += step_s
-        after = source.stepped(step, batch, done.scores)
+    with ExitStack() as stack:
+        samples = run.folder.open_lines("samples.jsonl")
+        stack.callback(samples.close)
+        recorder = PairRecorder(run.folder.recording(run.first_step)) if config.logging.record_pairs else None
+        if recorder:
+            stack.callback(recorder.close)
+        for step in range(run.first_step + 1, run.total_steps + 1):
+            started = time.monotonic()
+            batch = source.next(step - 1)
+            stepping = time.monotonic()
+            done = run.group.step(batch.pairs)
+            step_s = time.monotonic() - stepping
+            run.busy_s += step_s
+            after = source.stepped(step, batch, done.scores)
 
-        metrics: dict[str, Any] = {"step": step} | batch.metrics | done.metrics
-        for name, value in after.items():
-            metrics[name] = metrics.get(name, 0.0) + value if name.startswith("time/") else value
-        metrics["time/train_s"] = step_s
-        metrics["time/step_s"] = time.monotonic() - started
-        metrics["time/learner_idle_s"] = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
-        run.writer.write(metrics)
-        hints.see(metrics)
+            metrics: dict[str, Any] = {"step": step} | batch.metrics | done.metrics
+            for name, value in after.items():
+                metrics[name] = metrics.get(name, 0.0) + value if name.startswith("time/") else value
+            idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
+            metrics |= {"time/train_s": step_s, "time/learner_idle_s": idle_s}
+            metrics["time/step_s"] = time.monotonic() - started
+            run.writer.write(metrics)
+            hints.see(metrics)
 
-        if config.method != "sft" and _due(step, config.logging.samples_every):
-            for pair in batch.pairs[: config.logging.samples]:
-                samples.write(readable(pair, run.tokenizer.decode, step))
-        if run.fleet and _due(step, config.logging.verdict_every):
-            run.writer.say(f"{config.name}: {_verdict(run)}")
-        if _due(step, config.checkpoint.every) or step == run.total_steps:
-            _save(run, step)
-    samples.close()
+            if recorder:
+                recorder.write(step - 1, batch.pairs)
+            if config.method != "sft" and _due(step, config.logging.samples_every):
+                for pair in batch.pairs[: config.logging.samples]:
+                    samples.write(readable(pair, run.inputs.tokenizer.decode, step))
+            if config.method == "sapo" and _due(step, config.logging.verdict_every) and step != run.total_steps:
+                run.writer.say(f"{config.name}: {_verdict(run)}")
+            if _due(step, config.checkpoint.every) or step == run.total_steps:
+                _save(run, step)
     closing = _verdict(run)
     run.writer.say(f"{config.name}: {closing}")
     final = run.folder.checkpoint(run.total_steps)
     return RunResult(run.folder.path, final / "policy", final / "ema", run.total_steps, closing)
 
 
-def _assemble(
-    config: RunConfig, folder: RunFolder, hardware: Hardware, table: TokenTable, tokenizer: PreTrainedTokenizerBase,
-    group: LearnerGroup, total_steps: int, checkpoint: Path | None, stack: ExitStack,
-) -> Run:  # fmt: skip
-    first_step = 0
-    if checkpoint:
-        first_step = json.loads((checkpoint / "run.json").read_text())["step"]
-        if first_step >= total_steps:
-            raise UserError(f"{checkpoint}: the run is complete at step {first_step}; raise learner.steps to go on")
-        group.load(checkpoint / "learner")
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            folder.keep_lines_below(name, first_step)
-    writer = MetricsWriter(folder, config.name, total_steps, first_step, tensorboard=config.logging.tensorboard)
-    stack.callback(writer.close)
-    parts = (config, folder, hardware, table, tokenizer, group)
+def _start_source(
+    config: RunConfig, hardware: Hardware, inputs: Inputs, group: LearnerGroup, writer: MetricsWriter, stack: ExitStack
+) -> BatchSource:
+    if config.method == "replay":
+        return RecordedPairs(inputs.batches)
     if config.method != "sapo":
-        return Run(*parts, GivenRows(table, config), writer, total_steps, first_step)
-
-    buffer = start_buffer(config)
-    stack.callback(buffer.shutdown)
-    if checkpoint:
-        buffer.restore(checkpoint / "buffer")
-    fleet = _start_fleet(config, hardware, table, tokenizer, buffer, group, writer)
-    stack.callback(fleet.shutdown)
-    source = WrittenPairs(config, table, buffer, fleet, group, total_steps)
-    source.begin(first_step)
-    return Run(*parts, source, writer, total_steps, first_step, buffer, fleet)
+        return GivenRows(inputs.table, config)
+    return start_writing(config, hardware, inputs.table, inputs.tokenizer.eos_token_id, group, writer.say, stack)
 
 
-def start_buffer(config: RunConfig) -> ReplayBuffer:
-    """The replay buffer: in lockstep ordered and without slack, else as far ahead as the bound allows."""
-    slack = config.weights.max_staleness
-    return ReplayBuffer.start(
-        config.buffer, seed=config.seed, batch_size=config.learner.batch_size,
-        inserts_per_step=config.inserts_per_step, ordered=slack == 0, ahead=slack, behind=slack,
-    )  # fmt: skip
-
-
-def _start_fleet(
-    config: RunConfig, hardware: Hardware, table: TokenTable, tokenizer: PreTrainedTokenizerBase,
-    buffer: ReplayBuffer, group: LearnerGroup, writer: MetricsWriter,
-) -> Fleet:  # fmt: skip
-    backend = choose_backend(config.weights.backend, hardware.use_gpu, hardware.nodes)
-    workers = config.generation.tensor_parallel
-    group.attach(Publisher(backend, timeout_s=config.weights.timeout_s, workers_per_engine=workers))
-    plan = Plan(
-        config.seed, table.response_lengths, config.generation.segment_length, config.generation.responses_per_prompt
-    )
-    work = ray.put((plan, table))
-
-    def spawn(name: str) -> ActorHandle:
-        return spawn_actor(name, config, hardware, backend, work, tokenizer.eos_token_id, buffer)
-
-    fleet = Fleet(spawn, buffer, writer.say, group.retarget, group.send, open_control(config.name))
-    fleet.add(config.generation.actors)
-    return fleet
+def _resumed_at(folder: RunFolder, checkpoint: Path | None, total_steps: int) -> int:
+    """The checkpoint's step; what was logged after it is dropped, as it is written again."""
+    if checkpoint is None:
+        raise UserError(f"{folder.path}: --resume, but it holds no whole checkpoint")
+    step = json.loads((checkpoint / "run.json").read_text())["step"]
+    if step >= total_steps:
+        raise UserError(f"{checkpoint}: the run is complete at step {step}; raise learner.steps to go on")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        folder.keep_lines_below(name, step)
+    return step
 
 
 def _save(run: Run, step: int) -> None:
@@ -200,23 +197,22 @@ def _save(run: Run, step: int) -> None:
     run.group.save(aside / "learner")
     run.group.export(aside)
     for name in ("policy", "ema"):
-        run.tokenizer.save_pretrained(aside / name)
-    if run.buffer:
-        run.buffer.snapshot(aside / "buffer")
+        run.inputs.tokenizer.save_pretrained(aside / name)
+    run.source.snapshot(aside)
     (aside / "config.yaml").write_text((run.folder.path / "config.yaml").read_text())
-    (aside / "run.json").write_text(json.dumps({"step": step, "rows": len(run.table)}))
+    (aside / "run.json").write_text(json.dumps({"step": step, "rows": len(run.inputs.table)}))
     aside.rename(final)
     run.folder.prune(run.config.checkpoint.keep)
 
 
 def _verdict(run: Run) -> str:
-    waited = run.source.waited if isinstance(run.source, WrittenPairs) else {}
-    actors = len([m for m in run.fleet.members.values() if m.state is State.RUNNING]) if run.fleet else 0
-    blocked = run.buffer.stats().blocked_lease_s if run.buffer else 0.0
+    source, wall_s = run.source, time.monotonic() - run.started
+    if not isinstance(source, WrittenPairs):
+        return f"learner busy {run.busy_s / wall_s:.0%} of the time"
+    idle = source.actors_idle_s()
     shares = Shares(
-        wall_s=time.monotonic() - run.started, learner_busy_s=run.busy_s,
-        draw_wait_s=waited.get("draw_wait_s", 0.0), weights_wait_s=waited.get("weights_wait_s", 0.0),
-        publish_s=waited.get("publish_s", 0.0), actor_wait_s=blocked / max(actors, 1), actors=actors,
+        wall_s=wall_s, learner_busy_s=run.busy_s, actors=len(idle), actor_wait_s=sum(idle) / max(len(idle), 1),
+        **source.waited,
     )  # fmt: skip
     return verdict(shares, lockstep=run.config.weights.max_staleness == 0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import ray
@@ -14,14 +16,42 @@ from buffer.errors import UserError
 from buffer.record import ReferenceScore
 from cluster.batches import Batch
 from cluster.config import RunConfig
-from cluster.fleet import Fleet, State
+from cluster.control import open_control
+from cluster.fleet import Fleet
 from cluster.group import LearnerGroup
+from cluster.launch import Hardware
+from cluster.placement import ActorFactory
 from cluster.quality import pair_quality
+from cluster.transfer.publisher import Publisher
 
 CANARY_ROWS = 4
 CANARY_TOKENS = 256
 HOPELESS_STEPS = 20
 """Steps' worth of segments, all equal to the originals, after which an empty buffer ends the run."""
+
+
+def start_writing(
+    config: RunConfig, hardware: Hardware, table: TokenTable, eos: int | list[int], group: LearnerGroup,
+    say: Callable[[str], None], stack: ExitStack,
+) -> WrittenPairs:  # fmt: skip
+    """Start buffer and actors; they are shut down with ``stack``."""
+    slack = config.weights.max_staleness
+    buffer = ReplayBuffer.start(
+        config.buffer, seed=config.seed, batch_size=config.learner.batch_size,
+        inserts_per_step=config.inserts_per_step, ordered=slack == 0, ahead=slack, behind=slack,
+    )  # fmt: skip
+    stack.callback(buffer.shutdown)
+    factory = ActorFactory.of(config, hardware, table, eos, buffer)
+    publisher = Publisher(
+        factory.backend, timeout_s=config.weights.timeout_s, workers_per_engine=config.generation.tensor_parallel
+    )
+    fleet = Fleet(factory, buffer, say, group.retarget, group.send, open_control(config.name))
+    stack.callback(fleet.shutdown)
+    fleet.add(config.generation.actors)
+    # Engines load while the learner does, and actors are looked after while it steps.
+    group.wait = fleet.wait
+    group.publisher = publisher
+    return WrittenPairs(config, table, buffer, fleet, group)
 
 
 class WrittenPairs:
@@ -33,11 +63,10 @@ class WrittenPairs:
     """
 
     def __init__(
-        self, config: RunConfig, table: TokenTable, buffer: ReplayBuffer, fleet: Fleet, group: LearnerGroup,
-        total_steps: int,
-    ) -> None:  # fmt: skip
+        self, config: RunConfig, table: TokenTable, buffer: ReplayBuffer, fleet: Fleet, group: LearnerGroup
+    ) -> None:
         self._config, self._buffer, self._fleet, self._group = config, buffer, fleet, group
-        self._weights, self._total, self._rows = config.weights, total_steps, len(table)
+        self._weights, self._rows = config.weights, len(table)
         self._lockstep = config.weights.max_staleness == 0
         self._next: ray.ObjectRef | None = None
         self._publications = 0
@@ -50,8 +79,9 @@ class WrittenPairs:
         self.waited = {"draw_wait_s": 0.0, "weights_wait_s": 0.0, "publish_s": 0.0}
         """Seconds in which the learner stood still, by cause, over the run."""
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, total_steps: int) -> None:
         """Publish the average of ``step`` and wait until an actor generates with it."""
+        self._total = total_steps
         self._publish(step)
         self._fleet.wait_for_version(step)
 
@@ -64,6 +94,8 @@ class WrittenPairs:
             metrics["time/weights_wait_s"] = self._timed(
                 "weights_wait_s", lambda: self._fleet.wait_for_version(min(due, step))
             )
+            if self._weights.publish_every > 1:
+                self._buffer.advance(step, published=self._fleet.held())
         started = time.monotonic()
         draw: Draw = self._buffer.resolve(
             self._fleet.wait(self._next or self._buffer.draw_ref(), tick=self._stop_if_hopeless)
@@ -76,12 +108,13 @@ class WrittenPairs:
         return Batch(draw.pairs, draw.tickets, metrics | self._draw_metrics(draw, step))
 
     def stepped(self, step: int, batch: Batch, scores: list[ReferenceScore | None]) -> dict[str, float]:
-        fresh = [(t, s) for t, s in zip(batch.tickets, scores, strict=True) if s is not None]
+        tickets = batch.tickets if batch.tickets is not None else ()
+        fresh = [(t, s) for t, s in zip(tickets, scores, strict=True) if s is not None]
         if fresh:
             self._buffer.annotate(np.array([t for t, _ in fresh]), [s for _, s in fresh])
         if self._config.cluster.colocate:
             self._fleet.call("wake")
-        metrics = {"weights/version": float(min((m.version for m in self._running()), default=-1))}
+        metrics = {"weights/version": float(self._fleet.held())}
         published = step < self._total and step % self._weights.publish_every == 0
         if published:
             metrics["time/publish_s"] = self._timed("publish_s", lambda: self._publish(step))
@@ -90,11 +123,23 @@ class WrittenPairs:
                     "weights_wait_s", lambda: self._fleet.wait_for_version(step)
                 )
                 metrics["weights/version"] = float(step)
-        self._buffer.advance(step)
+        # A version counts for admission when it is on its way; one that has to last for several steps (SPIN's
+        # iterations) only when every actor has it.
+        self._buffer.advance(step, published=step if self._weights.publish_every == 1 else self._fleet.held())
         self._fleet.poll()
         if published and self._canary_due():
             metrics["weights/canary_nats"] = self._sing(step)
         return metrics
+
+    def snapshot(self, folder: Path) -> None:
+        self._buffer.snapshot(folder / "buffer")
+
+    def restore(self, folder: Path) -> None:
+        self._buffer.restore(folder / "buffer")
+
+    def actors_idle_s(self) -> list[float]:
+        """Seconds in which each generating actor had nothing to write."""
+        return [status["idle_s"] for status in self._fleet.call("status")]
 
     def _publish(self, version: int) -> None:
         self._group.stage(version)
@@ -114,18 +159,18 @@ class WrittenPairs:
         self._fleet.wait_for_version(version)
         ours = self._group.score_average(self._canary)
         worst = 0.0
-        for member in self._running():
-            theirs = ray.get(member.handle.score.remote(self._canary))
-            if member.version != version:
-                continue
+        members = [m for m in self._fleet.running() if m.version == version]
+        calls = [m.handle.score.remote(self._canary) for m in members]
+        for member, call in zip(members, calls, strict=True):
+            try:
+                theirs = ray.get(call)
+            except ray.exceptions.RayActorError:
+                continue  # its death is handled where its ``run`` is awaited
             off = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(ours, theirs, strict=True))
             worst = max(worst, off)
             if off > self._weights.canary_tolerance:
                 self._fleet.replace(member, f"its log-probabilities are {off:.3g} nats off the learner's")
         return worst
-
-    def _running(self):
-        return [m for m in self._fleet.members.values() if m.state is State.RUNNING]
 
     def _draw_metrics(self, draw: Draw, step: int) -> dict[str, float]:
         stats = draw.stats
@@ -158,18 +203,28 @@ class WrittenPairs:
         } | pair_quality(draw.pairs)
 
     def _stop_if_hopeless(self) -> None:
-        """End a run whose actors only repeat the data.
+        """End a run whose actors write nothing that can be used.
 
         Raises:
-            UserError: many steps' worth of segments were written and none differed from its original.
+            UserError: many steps' worth of segments were written and no pair came of them.
         """
         stats = self._buffer.stats()
-        written = stats.identical + stats.inserted
-        if stats.inserted == 0 and stats.identical >= HOPELESS_STEPS * self._config.inserts_per_step:
+        wasted = stats.identical + stats.rejected + stats.failed
+        if stats.inserted or wasted < HOPELESS_STEPS * self._config.inserts_per_step:
+            return
+        if stats.identical >= max(stats.rejected, stats.failed):
             raise UserError(
-                f"generation: all {written} segments written so far equal the originals: there is nothing to prefer; "
+                f"generation: all {wasted} segments written so far equal the originals: there is nothing to prefer; "
                 "the start has memorised the data: train it less, raise generation.temperature, or use other data"
             )
+        if stats.rejected >= stats.failed:
+            raise UserError(
+                f"generation.after_eos {self._config.generation.after_eos}: all {wasted} segments written so far end "
+                "the response early and are refused; set drop"
+            )
+        raise UserError(
+            f"generation: the engine refused all {wasted} requests so far; the reasons are in the actors' log"
+        )
 
     def _timed(self, cause: str, action: Callable[[], None]) -> float:
         started = time.monotonic()

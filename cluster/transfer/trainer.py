@@ -74,7 +74,8 @@ class GlooSender(TrainerWeightTransferEngine[GlooInit]):
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         i = init_info
         rendezvous = {
-            "address": i.address, "port": i.port, "rank_offset": 1, "world_size": i.world_size, "timeout_s": i.timeout_s,
+            "address": i.address, "port": i.port, "rank_offset": 1, "world_size": i.world_size,
+            "timeout_s": i.timeout_s,
         }  # fmt: skip
         # The receivers wait inside the call for the sender to join, so both happen at once.
         with ThreadPoolExecutor(1) as pool:

@@ -33,7 +33,7 @@ class BufferConfig(Section):
     )
     max_draws: NonNegative = Field(0, description="A pair drawn so often leaves the buffer; 0: no limit.")
     max_age: NonNegative = Field(
-        0, description="Oldest weights, in optimizer steps, a drawn pair may have; 0: no limit."
+        0, description="A pair whose weights are more optimizer steps old than this leaves; 0: no limit."
     )
 
     @model_validator(mode="after")

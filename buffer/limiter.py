@@ -1,4 +1,4 @@
-"""Holds generation and training to a ratio: who may start work and who may draw, as one inequality."""
+"""Holds generation and training to a ratio: who may start work and who may draw, as two inequalities."""
 
 from __future__ import annotations
 
@@ -7,36 +7,53 @@ from dataclasses import dataclass
 
 @dataclass
 class RateLimiter:
-    """With r plan indices per draw, ``steps`` completed optimizer steps and ``accounted`` indices whose fate is known:
+    """With r plan indices per draw, ``steps`` completed optimizer steps, the newest weights ``published`` at step p,
+    and ``accounted`` indices whose fate is known:
 
-        index i may be leased   when  i < warm + (steps + 1 + ahead) r + starved
-        draw d may happen       when  accounted >= warm + (d + 1 - behind) r   and   size >= needed
+        index i may be leased   when  i < warm + (p + 1 + ahead) r + starved
+        draw d may happen       when  accounted >= warm + (d + 1 - behind) r + starved   and   size >= needed
 
-    ``ahead`` and ``behind`` are the slack in steps; both 0 is lockstep. Admission is held back at the lease, so
-    finished work is never thrown away. ``starved`` grows by r whenever all admitted indices are accounted for and
-    the buffer still holds too few pairs (pairs that equal their original are dropped), so neither side can wait forever.
+    In words: work meant for step d is begun with weights at most ``ahead`` steps old, d <= p + ahead, and draw d waits
+    for the work of step d - behind. Both 0 is lockstep. Admission is held back at the lease, so finished work is never
+    thrown away. Neither side waits forever as long as publications are at most ahead + behind + 1 steps apart and the
+    learner advances after each draw: ``starved`` grows by r whenever the learner needs a batch, all admitted indices
+    are accounted for, and the buffer still holds too few pairs (pairs that equal their original are dropped).
     """
 
     inserts_per_step: int
+    """r"""
     needed: int
     """Pairs in the buffer before a draw."""
     ahead: int
     behind: int
     warm: int = 0
+    """Indices of the first step beyond r."""
     steps: int = 0
+    """Completed optimizer steps; staleness is measured from here."""
+    published: int = 0
+    """Optimizer step of the newest weights that all actors generate with."""
     draws: int = 0
     accounted: int = 0
     starved: int = 0
 
     def admitted(self) -> int:
         """Indices below this may be leased."""
-        return self.warm + (self.steps + 1 + self.ahead) * self.inserts_per_step + self.starved
+        return self.warm + (self.published + 1 + self.ahead) * self.inserts_per_step + self.starved
 
     def may_draw(self, size: int) -> bool:
-        enough = self.accounted >= self.warm + (self.draws + 1 - self.behind) * self.inserts_per_step
-        return enough and size >= self.needed
+        due = self.warm + (self.draws + 1 - self.behind) * self.inserts_per_step + self.starved
+        return self.accounted >= due and size >= self.needed
 
     def feed(self, size: int) -> None:
-        """Admit more when everything admitted is accounted for and the buffer is too small to draw from."""
-        while self.accounted >= self.admitted() and size < self.needed:
+        """Admit more when the learner needs a batch that nothing admitted can still fill."""
+        # A learner that holds a batch still is not starved: it first publishes weights that the next work should use.
+        while self.draws <= self.steps and self.accounted >= self.admitted() and size < self.needed:
             self.starved += self.inserts_per_step
+
+    def resume(self, saved: RateLimiter) -> None:
+        """Go on from ``saved`` with this limiter's own settings, which may differ; a drawn batch that was never trained
+        on counts as not drawn."""
+        self.steps, self.published, self.draws = saved.steps, saved.published, saved.steps
+        self.accounted = saved.accounted
+        before = saved.warm + saved.steps * saved.inserts_per_step + saved.starved
+        self.starved = before - self.warm - self.steps * self.inserts_per_step

@@ -74,7 +74,7 @@ class PreferencePair:
     mean_logprob: float = float("nan")
     """Mean log-probability in nats of the replacement's tokens under its writer, before temperature."""
     ended: bool = False
-    """Whether the replacement ends with an end-of-sequence token."""
+    """Whether the writer ended the replacement with an end-of-sequence token."""
     reference: ReferenceScore | None = None
     """Cached reference log-probabilities."""
 

@@ -30,9 +30,9 @@ class Drawn:
 class ReplayIndex:
     """Entry t lives in slot t % capacity; inserting entry t + capacity evicts it.
 
-    Invariants: ``size`` slots have positive weight; the weight of an entry depends on its draw count
-    alone (``inverse_count``: 1 / (draws + 1); ``uniform``: 1); draw d is a function of (seed, d, entries), so that it is
-    the same however the payloads are spread.
+    Invariants: ``size`` slots have positive weight; the weight of an entry depends on its draw count alone
+    (``inverse_count``: 1 / (draws + 1); ``uniform`` and ``recent``: 1); draw d is a function of (seed, d, entries), so
+    that it is the same however the payloads are spread.
     """
 
     def __init__(self, config: BufferConfig, seed: int) -> None:
@@ -49,7 +49,8 @@ class ReplayIndex:
         self.evicted = 0
 
     def insert(self, version: int, staleness: int) -> int:
-        """Take in an entry; returns its ticket. The entry ``capacity`` tickets older is evicted."""
+        """Take in an entry; returns its ticket. The entry ``capacity`` tickets older is evicted; one that is too stale
+        from the start leaves at once."""
         ticket = self.tickets
         slot = ticket % self.capacity
         if self._present[slot]:
@@ -61,13 +62,16 @@ class ReplayIndex:
         self._tree[slot] = 1.0
         self.size += 1
         self.tickets += 1
+        if self._config.max_age and staleness > self._config.max_age:
+            self._evict(slot)
         return ticket
 
     def expire(self, step: int) -> None:
         """Evict entries whose weights are more than ``max_age`` steps older than ``step``."""
         if self._config.max_age:
-            for slot in np.flatnonzero(self._present & (self._versions < step - self._config.max_age)):
-                self._evict(int(slot))
+            # One pass over all slots per optimizer step: a millisecond for a million.
+            for slot in np.flatnonzero(self._present & (self._versions < step - self._config.max_age)).tolist():
+                self._evict(slot)
 
     def draw(self, count: int) -> Drawn:
         """Draw ``count`` different entries one after the other, each in proportion to its weight.
@@ -79,49 +83,63 @@ class ReplayIndex:
             raise ValueError(f"a draw of {count} from a buffer of {self.size} pairs")
         slots = self._newest(count) if self._config.sampler == "recent" else self._weighted(count)
         tickets = self._ticket_of(slots)
-        before = self._draw_counts[slots].copy()
-        self._draw_counts[slots] += 1
-        for slot in slots.tolist():
-            drawn = int(self._draw_counts[slot])
-            if self._config.max_draws and drawn >= self._config.max_draws:
+        before = self._draw_counts[slots]
+        self._draw_counts[slots] = before + 1
+        self._tree.put(slots, self._weights(before + 1))
+        if self._config.max_draws:
+            for slot in slots[before + 1 >= self._config.max_draws].tolist():
                 self._evict(slot)
-            else:
-                self._tree[slot] = 1.0 / (drawn + 1) if self._config.sampler == "inverse_count" else 1.0
         self.draws += 1
-        return Drawn(slots, tickets, before, self.tickets - 1 - tickets, self._staleness[slots].copy())
+        return Drawn(slots, tickets, before, self.tickets - 1 - tickets, self._staleness[slots])
 
     def holds(self, ticket: int) -> bool:
         return bool(self.tickets - self.capacity <= ticket < self.tickets and self._present[ticket % self.capacity])
 
     def state(self) -> dict[str, Any]:
         names = ("_draw_counts", "_versions", "_staleness", "_present")
-        counters = {name: getattr(self, name) for name in ("tickets", "draws", "size", "evicted")}
-        return {name: getattr(self, name) for name in names} | counters
+        counters = {name: getattr(self, name) for name in ("capacity", "tickets", "draws", "size", "evicted")}
+        return {name: getattr(self, name).copy() for name in names} | counters
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Be what ``state`` was taken from.
+
+        Raises:
+            ValueError: it was taken from a buffer of another capacity.
+        """
+        if state["capacity"] != self.capacity:
+            raise ValueError(f"the state of a buffer of capacity {state['capacity']} for one of {self.capacity}")
         for name, value in state.items():
-            setattr(self, name, value)
-        for slot in np.flatnonzero(self._present).tolist():
-            drawn = int(self._draw_counts[slot])
-            self._tree[slot] = 1.0 / (drawn + 1) if self._config.sampler == "inverse_count" else 1.0
+            setattr(self, name, value.copy() if isinstance(value, np.ndarray) else value)
+        weights = np.where(self._present, self._weights(self._draw_counts), 0.0)
+        self._tree.put(np.arange(self.capacity), weights)
+
+    def _weights(self, draw_counts: np.ndarray) -> np.ndarray:
+        """float64 [entries]"""
+        if self._config.sampler == "inverse_count":
+            return 1.0 / (draw_counts + 1.0)
+        return np.ones(len(draw_counts))
 
     def _weighted(self, count: int) -> np.ndarray:
-        # A generator of its own for each draw: a draw needs no state but its number.
-        uniforms = np.random.Generator(np.random.Philox(key=[self._seed, self.draws])).random(count)
-        slots = np.empty(count, np.int64)
-        for i, uniform in enumerate(uniforms.tolist()):
-            slot = self._tree.find(uniform * self._tree.total)
-            slots[i] = slot
-            self._tree[slot] = 0.0  # without replacement; the caller sets the new weight
-        return slots
+        # A generator of its own for each draw: a draw needs no state but its number. The plan uses streams 0 to 2.
+        bits = np.random.Philox(key=[self._seed & 0xFFFFFFFFFFFFFFFF, self.draws], counter=[0, 0, 0, 3])
+        uniform = np.random.Generator(bits)
+        drawn = np.empty(0, np.int64)
+        # Drawing with replacement and passing over repetitions is drawing without: what was drawn before does not
+        # change the proportions of the rest.
+        while True:
+            found = self._tree.find(uniform.random(count - len(drawn)) * self._tree.total)
+            _, firsts = np.unique(found, return_index=True)
+            fresh = found[np.sort(firsts)]
+            drawn = np.concatenate((drawn, fresh))
+            if len(drawn) == count:
+                return drawn
+            self._tree.put(fresh, np.zeros(len(fresh)))  # the caller sets the new weights
 
     def _newest(self, count: int) -> np.ndarray:
-        slots, ticket = [], self.tickets - 1
-        while len(slots) < count:
-            if self._present[ticket % self.capacity]:
-                slots.append(ticket % self.capacity)
-            ticket -= 1
-        return np.array(slots, np.int64)
+        # All weights are 1, so a running sum is a number of entries; slots below the next ticket's are the newest.
+        newer = self._tree.below(self.tickets % self.capacity)
+        places = (newer - 1 - np.arange(count, dtype=np.float64)) % self.size
+        return self._tree.find(places + 0.5)
 
     def _ticket_of(self, slots: np.ndarray) -> np.ndarray:
         newest = self.tickets - 1

@@ -1,20 +1,20 @@
-"""The Ray actors of the buffer: one front that orders everything, and shards that hold the payloads."""
+"""The front of the buffer: the one place that orders inserts, draws and leases. Payloads are in shards."""
 
 from __future__ import annotations
 
 import asyncio
-import pickle
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from buffer.config import BufferConfig
 from buffer.ledger import Ledger
 from buffer.limiter import RateLimiter
-from buffer.record import Outcome, PreferencePair, ReferenceScore
+from buffer.record import Outcome, ReferenceScore
 from buffer.replay import Drawn, ReplayIndex
 
 
@@ -40,34 +40,27 @@ class BufferStats:
     """Seconds that draws waited for pairs."""
 
 
-class Shard:
-    """Payloads by slot. Only the front calls it, so it sees one order of events."""
+CLOSED = "the buffer is closed"
+Answer = tuple[Drawn, list, BufferStats]
+"""A draw; (members of the batch, reference to a list of their payloads) by shard; counters."""
 
-    def __init__(self) -> None:
-        self._pairs: dict[int, bytes] = {}
 
-    def insert(self, slots: list[int], pairs: list[bytes]) -> None:
-        self._pairs.update(zip(slots, pairs, strict=True))
+@dataclass(frozen=True)
+class Waiting:
+    """A lease that waits for admission."""
 
-    def get(self, slots: list[int]) -> list[bytes]:
-        return [self._pairs[slot] for slot in slots]
-
-    def annotate(self, slots: list[int], scores: list[ReferenceScore]) -> None:
-        for slot, score in zip(slots, scores, strict=True):
-            self._pairs[slot] = encode(decode(self._pairs[slot]).with_reference(score))
-
-    def state(self) -> dict[int, bytes]:
-        return self._pairs
-
-    def restore(self, state: dict[int, bytes]) -> None:
-        self._pairs = state
-
-    def bytes_held(self) -> int:
-        return sum(map(len, self._pairs.values()))
+    actor: str
+    count: int
+    future: asyncio.Future[list[int] | None]
+    since: float
 
 
 class Front:
-    """Tickets, weights, leases and the limiter. Awaiting callers are woken by changes, nobody polls."""
+    """Tickets, weights, leases and the limiter; ``ReplayBuffer.start`` makes an asynchronous actor of this plain class.
+
+    State changes between two awaits and calls to shards are sent on in the order of the changes, so there is no lock.
+    Waiting callers hold a future that a change fulfils: nobody polls, and only who gets something is woken.
+    """
 
     def __init__(
         self, config: BufferConfig, seed: int, batch_size: int, inserts_per_step: int, ordered: bool,
@@ -80,73 +73,106 @@ class Front:
         # What has to be there before the first draw beyond the first step's own inserts.
         warm = max(0, -(-(needed - inserts_per_step) // inserts_per_step)) * inserts_per_step
         self._limiter = RateLimiter(inserts_per_step, needed, ahead, behind, warm)
-        self._held: dict[int, tuple[Outcome, bytes | None, int, int, int]] = {}
+        self._held: dict[int, tuple[Outcome, bytes | None, int, int]] = {}
+        """By index, what is accounted for and not visible yet: outcome, payload, version, steps at its arrival."""
         self._visible = 0
+        """Indices below this have been made visible (``ordered``)."""
         self._counts: Counter[str] = Counter()
         self._blocked_lease_s = self._blocked_draw_s = 0.0
-        self._changed = asyncio.Condition()
+        self._leases: deque[Waiting] = deque()
+        self._draws: deque[asyncio.Future[Answer]] = deque()
+        self._gone: set[str] = set()
         self._closed = False
 
     async def lease(self, actor: str, count: int) -> list[int] | None:
-        started = time.monotonic()
-        async with self._changed:
-            while not self._closed:
-                indices = self._ledger.lease(actor, count, self._limiter.admitted())
-                if indices:
-                    self._blocked_lease_s += time.monotonic() - started
-                    return indices
-                await self._changed.wait()
-        return None
+        if self._closed or actor in self._gone:
+            return None
+        waiting = Waiting(actor, count, asyncio.get_running_loop().create_future(), time.monotonic())
+        self._leases.append(waiting)
+        self._grant()
+        return await waiting.future
 
     async def insert(self, actor: str, outcomes: list, box: list, tokens: int) -> None:
-        """``outcomes``: (index, Outcome, position in the payload or -1, version); ``box``: [reference to list of bytes]."""
-        payload = (await box[0]) if outcomes and box else []
-        async with self._changed:
-            self._counts["generated_tokens"] += tokens
-            for index, outcome, position, version in outcomes:
-                if not self._ledger.account(index):
-                    self._counts["duplicates"] += 1
-                    continue
-                pair = payload[position] if position >= 0 else None
-                self._held[index] = (Outcome(outcome), pair, version, self._limiter.steps, len(self._held))
-            self._make_visible()
-            self._limiter.feed(self._index.size)
-            self._changed.notify_all()
+        """``outcomes``: (index, Outcome, position in the payload or -1, version); ``box``: [reference to the payload, a
+        list of bytes], empty without one."""
+        payload = (await box[0]) if box else []
+        self._counts["generated_tokens"] += tokens
+        for index, outcome, position, version in outcomes:
+            if not self._ledger.account(index):
+                self._counts["duplicates"] += 1
+                continue
+            pair = payload[position] if position >= 0 else None
+            self._held[index] = (Outcome(outcome), pair, version, self._limiter.steps)
+        self._make_visible()
+        self._settle()
 
     def _make_visible(self) -> None:
         """Enter what may be seen: everything, or in lockstep the unbroken run of indices."""
-        ready = [i for i in sorted(self._held) if i < self._ledger.mark] if self._ordered else list(self._held)
+        ready = range(self._visible, self._ledger.mark) if self._ordered else list(self._held)
+        self._visible = self._ledger.mark
         slots: list[int] = []
         pairs: list[bytes] = []
         for index in ready:
-            outcome, pair, version, step, _ = self._held.pop(index)
+            held = self._held.pop(index, None)
+            if held is None:
+                continue  # seen before the snapshot of a run that was not ordered
+            outcome, pair, version, step = held
             self._counts[outcome.name.lower()] += 1
             self._limiter.accounted += 1
             if outcome is Outcome.INSERTED and pair is not None:
                 slots.append(self._index.insert(version, step - version) % self._index.capacity)
                 pairs.append(pair)
         for shard, members in self._by_shard(slots).items():
-            shard_slots = [slots[i] for i in members]
-            self._shards[shard].insert.remote(shard_slots, [pairs[i] for i in members])
+            self._shards[shard].insert.remote([slots[i] for i in members], [pairs[i] for i in members])
 
-    async def draw(self) -> tuple[Drawn, list, BufferStats]:
-        """Waits until the limiter allows a draw; returns the draw, (members, reference to payloads) by shard, and stats."""
+    def _settle(self) -> None:
+        """Give waiting callers what a change has made possible."""
+        while self._draws and self._limiter.may_draw(self._index.size):
+            future = self._draws.popleft()
+            if not future.done():
+                future.set_result(self._take())
+        self._limiter.feed(self._index.size)
+        self._grant()
+
+    def _grant(self) -> None:
+        """Share out what may be leased between the waiting leases, first come first served.
+
+        Equal shares: one engine would take a whole step's work while the others stand still.
+        """
+        admitted = self._limiter.admitted()
+        while self._leases and (free := self._ledger.free(admitted)):
+            share = -(-free // len(self._leases))
+            waiting = self._leases.popleft()
+            if not waiting.future.done():
+                waiting.future.set_result(self._ledger.lease(waiting.actor, min(waiting.count, share), admitted))
+                self._blocked_lease_s += time.monotonic() - waiting.since
+
+    async def draw(self) -> Answer:
+        """Waits until the limiter allows a draw.
+
+        Raises:
+            RuntimeError: the buffer is closed.
+        """
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         started = time.monotonic()
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or self._limiter.may_draw(self._index.size))
-            self._blocked_draw_s += time.monotonic() - started
-            if self._closed:
-                raise RuntimeError("the buffer is closed")
-            drawn = self._index.draw(self._batch)
-            self._limiter.draws += 1
-            slots = drawn.slots.tolist()
-            payloads = [
-                (members, self._shards[shard].get.remote([slots[i] for i in members]))
-                for shard, members in self._by_shard(slots).items()
-            ]
-            self._limiter.feed(self._index.size)
-            self._changed.notify_all()
-            return drawn, payloads, self._stats()
+        self._draws.append(future)
+        self._settle()
+        if self._closed and not future.done():
+            self._draws.remove(future)
+            raise RuntimeError(CLOSED)
+        answer = await future
+        self._blocked_draw_s += time.monotonic() - started
+        return answer
+
+    def _take(self) -> Answer:
+        drawn = self._index.draw(self._batch)
+        self._limiter.draws += 1
+        slots = drawn.slots.tolist()
+        payloads = [
+            (members, self._shards[shard].get.remote([slots[i] for i in members]))
+            for shard, members in self._by_shard(slots).items()
+        ]
+        return drawn, payloads, self._stats()
 
     async def annotate(self, tickets: np.ndarray, scores: list[ReferenceScore]) -> None:
         kept = [i for i, ticket in enumerate(tickets.tolist()) if self._index.holds(ticket)]
@@ -154,18 +180,20 @@ class Front:
         for shard, members in self._by_shard(slots).items():
             self._shards[shard].annotate.remote([slots[m] for m in members], [scores[kept[m]] for m in members])
 
-    async def advance(self, step: int) -> None:
-        async with self._changed:
-            self._limiter.steps = step
-            self._index.expire(step)
-            self._limiter.feed(self._index.size)
-            self._changed.notify_all()
+    async def advance(self, step: int, published: int) -> None:
+        self._limiter.steps, self._limiter.published = step, published
+        self._index.expire(step)
+        self._settle()
 
     async def release(self, actor: str) -> list[int]:
-        async with self._changed:
-            indices = self._ledger.release(actor)
-            self._changed.notify_all()
-            return indices
+        # A lease that still waits for a lost actor would be granted to nobody.
+        self._gone.add(actor)
+        for waiting in [w for w in self._leases if w.actor == actor]:
+            self._leases.remove(waiting)
+            waiting.future.set_result(None)
+        indices = self._ledger.release(actor)
+        self._settle()
+        return indices
 
     async def stats(self) -> BufferStats:
         return self._stats()
@@ -181,34 +209,45 @@ class Front:
             blocked_draw_s=self._blocked_draw_s, **counted,
         )  # fmt: skip
 
-    async def snapshot(self, folder: str) -> None:
-        async with self._changed:
-            limiter = replace(self._limiter)
-            state = {
-                "index": self._index.state(), "ledger": self._ledger.state(), "limiter": limiter,
-                "held": self._held, "counts": self._counts,
-                "shards": [await shard.state.remote() for shard in self._shards],
-            }  # fmt: skip
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / "buffer.pkl").write_bytes(pickle.dumps(state))
+    async def snapshot(self, folder: str) -> dict[str, Any]:
+        """Have every shard write its file to ``folder``; returns the front's own state at the same moment."""
+        state = {
+            "index": self._index.state(), "ledger": self._ledger.state(), "limiter": replace(self._limiter),
+            "held": dict(self._held), "visible": self._visible, "counts": Counter(self._counts),
+            "shards": len(self._shards),
+        }  # fmt: skip
+        # Sent before anything else can change: behind all earlier inserts, ahead of all later ones.
+        await asyncio.gather(
+            *[shard.save.remote(shard_file(folder, number)) for number, shard in enumerate(self._shards)]
+        )
+        return state
 
-    async def restore(self, folder: str) -> None:
-        state = pickle.loads((Path(folder) / "buffer.pkl").read_bytes())
-        async with self._changed:
-            self._index.restore(state["index"])
-            self._ledger = Ledger.restored(state["ledger"])
-            self._limiter = state["limiter"]
-            self._held, self._counts = state["held"], state["counts"]
-            merged = {slot: pair for shard in state["shards"] for slot, pair in shard.items()}
-            for number, shard in enumerate(self._shards):
-                mine = {s: p for s, p in merged.items() if s % len(self._shards) == number}
-                await shard.restore.remote(mine)
-            self._changed.notify_all()
+    async def restore(self, state: dict[str, Any], folder: str) -> None:
+        """Be what the snapshot was taken from, over as many shards as there are now."""
+        files = [shard_file(folder, number) for number in range(state["shards"])]
+        here = len(self._shards)
+        await asyncio.gather(
+            *[
+                shard.load.remote(files if len(files) != here else [files[number]], number, here)
+                for number, shard in enumerate(self._shards)
+            ]
+        )
+        self._index.restore(state["index"])
+        self._ledger = Ledger.restored(state["ledger"])
+        self._limiter.resume(state["limiter"])
+        self._held, self._visible, self._counts = state["held"], state["visible"], state["counts"]
+        self._settle()
 
     async def close(self) -> None:
-        async with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        for waiting in self._leases:
+            if not waiting.future.done():
+                waiting.future.set_result(None)
+        for future in self._draws:
+            if not future.done():
+                future.set_exception(RuntimeError(CLOSED))
+        self._leases.clear()
+        self._draws.clear()
 
     def _by_shard(self, slots: list[int]) -> dict[int, list[int]]:
         groups: dict[int, list[int]] = {}
@@ -217,9 +256,5 @@ class Front:
         return groups
 
 
-def encode(pair: PreferencePair) -> bytes:
-    return pickle.dumps(pair, protocol=5)
-
-
-def decode(payload: bytes) -> PreferencePair:
-    return pickle.loads(payload)
+def shard_file(folder: str, number: int) -> str:
+    return str(Path(folder) / f"shard-{number:04d}.bin")

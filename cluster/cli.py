@@ -14,6 +14,7 @@ from rich.table import Table
 
 from buffer.config import Section
 from buffer.errors import UserError
+from cluster.complaint import inner_section
 from cluster.config import ClusterConfig, RunConfig, load_config
 from cluster.folder import as_yaml
 
@@ -65,10 +66,8 @@ def evaluate(
     from dataclasses import asdict
 
     from cluster.evaluate import evaluate as run
-    from cluster.evaluate import load_check
 
-    sys.path.insert(0, os.getcwd())
-    load_check(check)
+    sys.path.insert(0, os.getcwd())  # checks beside the user's data, as the evaluating process finds them
     results = {
         m: run(m, prompts, check, samples=samples, temperature=temperature, max_tokens=max_tokens) for m in models
     }
@@ -132,8 +131,7 @@ def fields(section: type[Section], prefix: str = "") -> list[tuple[str, str, str
     """(dotted name, default, meaning) of every field below ``section``."""
     rows = []
     for name, field in section.model_fields.items():
-        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
+        inner = inner_section(field)
         if inner is not None:
             rows.extend(fields(inner, f"{prefix}{name}."))
         else:
@@ -145,17 +143,19 @@ def fields(section: type[Section], prefix: str = "") -> list[tuple[str, str, str
 def _train(run: RunConfig, resume: bool, overwrite: bool) -> None:
     from cluster.run import train as start
 
-    result = start(run, resume=resume, overwrite=overwrite)
+    try:
+        result = start(run, resume=resume, overwrite=overwrite)
+    except KeyboardInterrupt:
+        print("sapo: interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        sys.exit(130)
     print(f"policy: {result.policy}\naverage: {result.ema}\nmetrics: {result.folder / 'metrics.jsonl'}")
 
 
 def main() -> None:
-    """Run the command line; what the user must mend is one line on stderr and exit status 2."""
+    """Run the command line; what the user must mend is one line on stderr and exit status 2. Other errors are bugs and
+    keep their traceback."""
     try:
         app()
     except UserError as error:
         print(f"sapo: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("sapo: interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
-        sys.exit(130)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError, model_validator
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from actors.config import GenerationConfig
 from buffer.config import BufferConfig, Count, NonNegative, PositiveFloat, Section
 from buffer.errors import UserError
+from cluster.complaint import one_line, shown
 from learner.config import (
     REFERENCE_FREE_OBJECTIVES,
     EmaConfig,
@@ -42,9 +44,16 @@ class DataConfig(Section):
     chosen_column: str = Field("chosen", description="Preferred response, method `offline`.")
     rejected_column: str = Field("rejected", description="Dispreferred response, method `offline`.")
     max_length: Count = Field(2048, description="Most tokens of prompt and response together.")
-    max_prompt_length: Count = Field(1792, description="Most prompt tokens.")
+    max_prompt_length: Count = Field(1792, description="Most prompt tokens of a row that is over max_length.")
     long_prompts: Literal["drop", "truncate"] = Field(
-        "drop", description="Prompt over max_prompt_length: drop the row (counted), or keep its last tokens."
+        "drop",
+        description="Row over max_length whose prompt is over max_prompt_length: drop the row (counted), or keep the "
+        "prompt's last tokens (the paper's code).",
+    )
+    chat_template: str | None = Field(
+        None,
+        description="File with a Jinja chat template, for tokenizers that have none (base models); it is saved with "
+        "the trained model.",
     )
     max_rows: Count | None = Field(None, description="Use the first so many usable rows.")
 
@@ -66,7 +75,9 @@ class WeightsConfig(Section):
         description="How many optimizer steps old the average behind a pair may be when it is generated. 0: lockstep, "
         "reproducible from the seed; above: generation and training overlap.",
     )
-    publish_every: Count = Field(1, description="Optimizer steps between publications.")
+    publish_every: Count = Field(
+        1, description="Optimizer steps between publications; the actors' weights grow so many less one steps old."
+    )
     backend: Literal["auto", "shm", "gloo", "nccl", "ipc"] = Field(
         "auto",
         description="auto: nccl on GPUs, shm where all actors share the learner's machine, else gloo. ipc: learner and "
@@ -121,10 +132,14 @@ class ClusterConfig(Section):
     start_timeout_s: PositiveFloat = Field(300.0, description="Longest wait for the cluster to place the run.")
 
 
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""No slash and no leading dot: the folder of this name is deleted by --overwrite."""
+
+
 class RunConfig(Section):
     """One run. Every section is handed to the part that uses it."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="Run folder: `output_dir`/`name`.")
+    name: str = Field("run", pattern=RUN_NAME, description="Run folder: `output_dir`/`name`.")
     output_dir: str = Field(
         "runs", description="Where run folders are made; on a cluster, a folder that all nodes share."
     )
@@ -159,108 +174,136 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> RunConfig:
-        refuse = _refuse
-        name = self.objective.name
-        if name in REFERENCE_FREE_OBJECTIVES and self.reference.mode != "none":
-            refuse("reference.mode", self.reference.mode, f"objective {name} has no reference: set none")
-        if name not in REFERENCE_FREE_OBJECTIVES and ":" not in name and self.reference.mode == "none":
-            refuse("reference.mode", "none", f"objective {name} needs one: initial, ema or policy")
+        name, mode, learner = self.objective.name, self.reference.mode, self.learner
+        if name in REFERENCE_FREE_OBJECTIVES and mode != "none":
+            _refuse("reference.mode", mode, f"objective {name} has no reference: set none")
+        if name not in REFERENCE_FREE_OBJECTIVES and ":" not in name and mode == "none":
+            _refuse("reference.mode", mode, f"objective {name} needs one: initial, ema or policy")
         if (self.method == "sft") != (name == "sft"):
-            refuse("objective.name", name, "method sft goes with objective sft, and no other method does")
-        if self.learner.batch_size % self.learner.ranks:
-            refuse(
-                "learner.batch_size",
-                self.learner.batch_size,
-                f"must be a multiple of learner.ranks {self.learner.ranks}",
-            )
-        if self.learner.tokens_per_batch < self.data.max_length:
-            refuse(
-                "learner.tokens_per_batch",
-                self.learner.tokens_per_batch,
-                f"one response must fit: at least data.max_length {self.data.max_length}",
-            )
-        if self.learner.offload_optimizer and self.learner.zero_stage == 0:
-            refuse("learner.offload_optimizer", True, "needs learner.zero_stage 1, 2 or 3")
+            _refuse("objective.name", name, "method sft goes with objective sft, and no other method does")
+        if learner.batch_size % learner.ranks:
+            _refuse("learner.batch_size", learner.batch_size, f"must be a multiple of learner.ranks {learner.ranks}")
+        if learner.tokens_per_batch < self.data.max_length:
+            remedy = f"one response must fit: at least data.max_length {self.data.max_length}"
+            _refuse("learner.tokens_per_batch", learner.tokens_per_batch, remedy)
+        if learner.offload_optimizer and learner.zero_stage == 0:
+            _refuse("learner.offload_optimizer", True, "needs learner.zero_stage 1, 2 or 3")
         if self.method == "sapo":
-            self._sapo_combinations()
+            self._generation_combinations()
+            self._buffer_combinations()
+            self._weights_combinations()
         return self
 
-    def _sapo_combinations(self) -> None:
-        refuse = _refuse
-        segment = self.generation.segment_length
-        if segment is not None and segment > self.data.max_length:
-            refuse("generation.segment_length", segment, f"longer than data.max_length {self.data.max_length}")
-        if self.learner.batch_size > self.buffer.capacity:
-            refuse(
-                "buffer.capacity",
-                self.buffer.capacity,
-                f"must hold a batch: at least learner.batch_size {self.learner.batch_size}",
+    def _generation_combinations(self) -> None:
+        generation, responses = self.generation, self.generation.responses_per_prompt
+        segment = generation.segment_length
+        if segment is not None and segment >= self.data.max_length:
+            remedy = f"no response is so long: below data.max_length {self.data.max_length}; null rewrites whole ones"
+            _refuse("generation.segment_length", segment, remedy)
+        if self.inserts_per_step % responses:
+            remedy = f"the {self.inserts_per_step} inserts per step must be a multiple of it"
+            _refuse("generation.responses_per_prompt", responses, remedy)
+        if responses > 1 and generation.temperature == 0:
+            remedy = "greedy segments of one cut are all the same: set 1, or generation.temperature above 0"
+            _refuse("generation.responses_per_prompt", responses, remedy)
+        if self.cluster.colocate and generation.tensor_parallel > 1:
+            remedy = "an engine that shares its GPU with a rank has that one: set 1, or cluster.colocate false"
+            _refuse("generation.tensor_parallel", generation.tensor_parallel, remedy)
+
+    def _buffer_combinations(self) -> None:
+        buffer, batch, inserts = self.buffer, self.learner.batch_size, self.inserts_per_step
+        if batch > buffer.capacity:
+            _refuse("buffer.capacity", buffer.capacity, f"must hold a batch: at least learner.batch_size {batch}")
+        if inserts > buffer.capacity:
+            remedy = f"must hold what a step inserts: at least buffer.inserts_per_step {inserts}"
+            _refuse("buffer.capacity", buffer.capacity, remedy)
+        if buffer.min_size > buffer.capacity:
+            _refuse("buffer.min_size", buffer.min_size, f"at most buffer.capacity {buffer.capacity}")
+        if buffer.max_draws and inserts * buffer.max_draws < batch:
+            remedy = f"{inserts} inserts per step can't feed batches of {batch}: at least {-(-batch // inserts)}, or 0"
+            _refuse("buffer.max_draws", buffer.max_draws, remedy)
+        staleness = self.weights.max_staleness
+        if buffer.max_age and buffer.max_age < staleness:
+            remedy = f"pairs may be weights.max_staleness {staleness} steps old when written: at least that, or 0"
+            _refuse("buffer.max_age", buffer.max_age, remedy)
+        young = (buffer.max_age + 1 + staleness) * inserts
+        if buffer.max_age and buffer.min_size > young:
+            remedy = f"with buffer.max_age {buffer.max_age} no more than {young} pairs are young enough: at most that"
+            _refuse("buffer.min_size", buffer.min_size, remedy)
+
+    def _weights_combinations(self) -> None:
+        every, staleness = self.weights.publish_every, self.weights.max_staleness
+        if every - 1 > staleness:
+            remedy = (
+                f"the actors' weights would be {every - 1} step(s) old before the next: at most {staleness + 1} with "
+                f"weights.max_staleness {staleness}"
             )
-        if self.buffer.min_size > self.buffer.capacity:
-            refuse("buffer.min_size", self.buffer.min_size, f"more than buffer.capacity {self.buffer.capacity}")
-        if self.inserts_per_step % self.generation.responses_per_prompt:
-            refuse(
-                "generation.responses_per_prompt",
-                self.generation.responses_per_prompt,
-                f"the {self.inserts_per_step} inserts per step must be a multiple of it",
-            )
-        if self.weights.publish_every > max(1, self.weights.max_staleness):
-            refuse(
-                "weights.publish_every",
-                self.weights.publish_every,
-                f"weights would grow older than weights.max_staleness {self.weights.max_staleness}: at most that",
-            )
-        if self.cluster.colocate and self.weights.max_staleness:
-            refuse("cluster.colocate", True, "learner and engine take turns: set weights.max_staleness 0")
+            _refuse("weights.publish_every", every, remedy)
+        if self.cluster.colocate and staleness:
+            _refuse("cluster.colocate", True, "learner and engine take turns: set weights.max_staleness 0")
 
 
-def _refuse(key: str, value: object, remedy: str) -> None:
-    raise ValueError(f"{key} {value}: {remedy}")
+def _refuse(key: str, value: object, remedy: str) -> NoReturn:
+    raise ValueError(f"{key} {shown(value)}: {remedy}")
 
 
-def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply ``key.sub=value`` overrides, validate.
 
     Raises:
         ConfigError: one line that names the file or key, the value and what would be right.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
+    merged = _read_yaml(path)
     for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise ConfigError(f"override {override!r}: write it as key.sub=value")
+        merged = _overridden(merged, override)
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a mapping of sections is expected, found {type(values).__name__}")
-    return validate_config(values, str(path))
+        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    return validate_config({str(key): value for key, value in values.items()}, str(path))
 
 
-def validate_config(values: dict, source: str) -> RunConfig:
+def validate_config(values: dict[str, Any], source: str) -> RunConfig:
     """Validate plain values; errors name ``source``."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_one_line(error)}") from error
+        raise ConfigError(f"{source}: {one_line(error.errors(), RunConfig)}") from error
 
 
-def _one_line(error: ValidationError) -> str:
-    """The first error as `key value: what would be right`, and how many more there are."""
-    errors = error.errors()
-    first = errors[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    match first["type"]:
-        case "extra_forbidden":
-            text = f"{key}: unknown key; `sapo config` lists the known ones"
-        case "missing":
-            text = f"{key}: required and not given"
-        case "value_error":
-            text = f"{key}.{message}" if key else message
-        case _:
-            text = f"{key} {first['input']!r}: {message[0].lower()}{message[1:]}"
-    return text + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: a folder; a YAML file is expected") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from error
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    except OSError as error:  # OmegaConf's own complaint about a lone scalar is one of these, without an errno
+        reason = error.strerror or "a mapping of sections is expected, found a single value"
+        raise ConfigError(f"{path}: {reason}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path}: a mapping of sections is expected, found a list")
+    return loaded
+
+
+def _overridden(config: DictConfig, override: str) -> DictConfig:
+    key, assigned, _ = override.partition("=")
+    if not assigned or not all(key.split(".")):
+        raise ConfigError(f"override {override!r}: write it as key.sub=value")
+    try:
+        merged = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+    except MarkedYAMLError as error:
+        raise ConfigError(f"override {override!r}: not YAML: {error.problem}") from error
+    except (OmegaConfBaseException, YAMLError, TypeError) as error:  # TypeError: a list in place of a section
+        raise ConfigError(f"override {override!r}: {str(error).splitlines()[0]}") from error
+    assert isinstance(merged, DictConfig)
+    return merged

@@ -1,29 +1,36 @@
-"""Reads supervised rows or given pairs, renders them with the chat template, and turns them into token ids."""
+"""Renders supervised rows or given pairs with the chat template and turns them into token ids."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from actors.tokens import TokenTable
 from buffer.errors import UserError
 from cluster.config import DataConfig
+from cluster.rows import first_line, only_local, read_rows
 from learner.config import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CHUNK_ROWS = 1000
 """Rows tokenised at a time."""
-Conversation = list[dict[str, str]]
-Texts = tuple[str, ...]
-"""(prompt, response) or (prompt, chosen, rejected), rendered."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A row as text."""
+
+    prompt: str
+    responses: tuple[str, ...]
+    """The response, or chosen and rejected."""
+    templated: bool
+    """Whether a chat template rendered it, and with it every special token."""
 
 
 class Unusable(Exception):
@@ -49,21 +56,38 @@ class DataReport:
         return text + (f"; dropped: {reasons}" if reasons else "")
 
 
-def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer.
+def load_tokenizer(model: ModelConfig, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with the template of the file ``chat_template`` if one is named.
 
     Raises:
-        UserError: there is none at the path, or it knows no end-of-sequence token.
+        UserError: there is none at the path, it knows no end-of-sequence token, or the template can't be read.
     """
-    path = model.tokenizer or model.path
-    key = "model.tokenizer" if model.tokenizer else "model.path"
+    key, path = ("model.tokenizer", model.tokenizer) if model.tokenizer else ("model.path", model.path)
+    refuse_absent(path, key)
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{key} {path}: no tokenizer could be loaded: {_first_line(error)}") from error
+    except Exception as error:  # OSError, ValueError, or a bare Exception from the Rust half: no tokenizer is there
+        raise UserError(f"{key} {path}: no tokenizer could be loaded: {first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"{key} {path}: the tokenizer has no end-of-sequence token")
+    if chat_template:
+        try:
+            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"data.chat_template {chat_template}: can't be read: {first_line(error)}") from error
     return tokenizer
+
+
+def refuse_absent(path: str, key: str) -> None:
+    """Refuse at once what can only be a local path and is not there, before anything asks the hub for it.
+
+    Raises:
+        UserError: nothing is at ``path``.
+    """
+    if only_local(path) and not Path(path).exists():
+        raise UserError(f"{key} {path}: no such folder")
 
 
 def load_table(
@@ -74,95 +98,15 @@ def load_table(
     Raises:
         UserError: the data can't be read, have none of the named columns, or no row is usable.
     """
-    tokenizer = load_tokenizer(model)
+    refuse_absent(model.path, "model.path")
+    tokenizer = load_tokenizer(model, data.chat_template)
     report = DataReport(data.path)
-    rows = []
-    pairs = method == "offline"
-    texts = _texts(read_rows(data), data, tokenizer, report, pairs=pairs)
-    while chunk := list(islice(texts, CHUNK_ROWS)):
-        for ids in _tokenised(chunk, tokenizer):
-            try:
-                rows.append(_fitted(ids, data, report))
-            except Unusable as reason:
-                report.dropped[str(reason)] += 1
-            if len(rows) == data.max_rows:
-                break
-        if len(rows) == data.max_rows:
-            break
+    texts = _texts(read_rows(data), data, tokenizer, report, pairs=method == "offline")
+    rows = list(islice(_fitted_rows(texts, tokenizer, data, report), data.max_rows))
     report.used = len(rows)
     if not rows:
-        raise UserError(f"data.path no usable row: {report}")
+        raise UserError(f"data.path: no usable row in {report}")
     return TokenTable.from_rows(rows), tokenizer, report
-
-
-def read_rows(data: DataConfig) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL or Parquet file, of a folder (of such files, or saved by ``datasets``), or of a hub dataset.
-
-    Raises:
-        UserError: nothing readable is there; names file and line.
-    """
-    path = Path(data.path)
-    if path.is_file():
-        yield from _file_rows(path)
-    elif path.is_dir():
-        yield from _folder_rows(path, data.split)
-    elif path.suffix or path.is_absolute() or data.path.startswith("."):
-        raise UserError(f"data.path {path}: no such file or folder")
-    else:
-        yield from _hub_rows(data)
-
-
-def _file_rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(CHUNK_ROWS):
-                    yield from batch.to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"data.path {path}: not readable as Parquet: {_first_line(error)}") from error
-    elif path.suffix in (".jsonl", ".json"):
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"data.path {path}:{number}: not JSON: {error.msg}") from error
-                if not isinstance(row, dict):
-                    raise UserError(f"data.path {path}:{number}: an object is expected, found {type(row).__name__}")
-                yield row
-    else:
-        raise UserError(f"data.path {path}: unknown kind of file; .jsonl and .parquet are read")
-
-
-def _folder_rows(path: Path, split: str) -> Iterator[dict[str, Any]]:
-    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-        from datasets import DatasetDict, load_from_disk
-
-        loaded = load_from_disk(str(path))
-        if isinstance(loaded, DatasetDict):
-            if split not in loaded:
-                raise UserError(f"data.split {split}: {path} has {', '.join(loaded)}")
-            loaded = loaded[split]
-        yield from loaded
-        return
-    files = sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".json", ".parquet"))
-    if not files:
-        raise UserError(f"data.path {path}: holds neither a saved dataset nor .jsonl or .parquet files")
-    for file in files:
-        yield from _file_rows(file)
-
-
-def _hub_rows(data: DataConfig) -> Iterator[dict[str, Any]]:
-    from datasets import load_dataset
-
-    try:
-        yield from load_dataset(data.path, split=data.split)
-    except Exception as error:  # the hub's client raises many kinds, all of which mean the same to the user
-        raise UserError(
-            f"data.path {data.path}: no local file or folder, nor loadable from the hub: {_first_line(error)}"
-        ) from error
 
 
 def _texts(
@@ -181,7 +125,7 @@ def _supervised_texts(row: dict[str, Any], data: DataConfig, tokenizer: PreTrain
     if data.messages_column in row:
         return _conversation_texts(row[data.messages_column], data.messages_column, tokenizer)
     if data.prompt_column in row and data.completion_column in row:
-        return _turn_texts(row[data.prompt_column], row[data.completion_column], tokenizer)
+        return _turn_texts(row[data.prompt_column], row[data.completion_column], data.completion_column, tokenizer)
     raise UserError(
         f"data.path {data.path}: no column {data.messages_column!r} and no {data.prompt_column!r} with "
         f"{data.completion_column!r}; the columns are {', '.join(row)}"
@@ -189,71 +133,107 @@ def _supervised_texts(row: dict[str, Any], data: DataConfig, tokenizer: PreTrain
 
 
 def _pair_texts(row: dict[str, Any], data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Texts:
-    missing = [name for name in (data.chosen_column, data.rejected_column) if name not in row]
+    columns = (data.chosen_column, data.rejected_column)
+    missing = [name for name in columns if name not in row]
     if missing:
         raise UserError(f"data.path {data.path}: no column {', '.join(missing)}; the columns are {', '.join(row)}")
-    chosen, rejected = row[data.chosen_column], row[data.rejected_column]
-    if data.prompt_column in row and (isinstance(chosen, str) or len(chosen) == 1):
+    answers = [row[name] for name in columns]
+    # A list of one message, like a string, answers the prompt column; a longer one holds its prompt.
+    if data.prompt_column in row and all(isinstance(a, str) or len(a or ()) == 1 for a in answers):
         prompt = row[data.prompt_column]
-        prompt_text, chosen_text = _turn_texts(prompt, chosen, tokenizer)
-        other_prompt, rejected_text = _turn_texts(prompt, rejected, tokenizer)
+        halves = [_turn_texts(prompt, a, name, tokenizer) for a, name in zip(answers, columns, strict=True)]
     else:
-        prompt_text, chosen_text = _conversation_texts(chosen, data.chosen_column, tokenizer)
-        other_prompt, rejected_text = _conversation_texts(rejected, data.rejected_column, tokenizer)
-    if prompt_text != other_prompt:
-        raise Unusable("chosen and rejected answer different prompts")
-    return prompt_text, chosen_text, rejected_text
+        halves = [_conversation_texts(a, name, tokenizer) for a, name in zip(answers, columns, strict=True)]
+    chosen, rejected = halves
+    if chosen.prompt != rejected.prompt:
+        raise Unusable("whose chosen and rejected answer different prompts")
+    return Texts(chosen.prompt, chosen.responses + rejected.responses, chosen.templated)
 
 
-def _turn_texts(prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase) -> Texts:
+def _turn_texts(prompt: Any, completion: Any, column: str, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """Prompt and completion as strings are taken as they are; as messages they are rendered."""
     if isinstance(prompt, str) and isinstance(completion, str):
         if not completion.strip():
-            raise Unusable("empty response")
-        return prompt, completion
+            raise Unusable("with an empty response")
+        return Texts(prompt, (completion,), templated=False)
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     if isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
-    return _conversation_texts([*prompt, *completion], "prompt and completion", tokenizer)
+    if not isinstance(prompt, list) or not isinstance(completion, list):
+        raise Unusable(f"whose prompt or {column} is neither text nor a list of messages")
+    return _conversation_texts([*prompt, *completion], column, tokenizer)
 
 
 def _conversation_texts(messages: Any, column: str, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """The last assistant turn is the response, everything before it the prompt."""
-    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
-        raise UserError(
-            f"data: column {column!r} holds {str(messages)[:60]!r}; a list of {{role, content}} is expected"
-        )
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise Unusable(f"whose {column} is no list of {{role, content}}")
+    if not all(isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages):
+        raise Unusable(f"whose {column} has a turn without role or with a content that is not text")
     last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=None)
     if last is None:
         raise Unusable("without an assistant turn")
-    if not (messages[last].get("content") or "").strip():
-        raise Unusable("empty response")
+    if not messages[last]["content"].strip():
+        raise Unusable("with an empty response")
     if last == 0:
         raise Unusable("without a turn before the response")
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"data: column {column!r} holds conversations and the tokenizer {tokenizer.name_or_path} has no chat "
-            "template; use a tokenizer that has one, or prompt/completion columns"
-        )
-    prompt = tokenizer.apply_chat_template(messages[:last], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(messages[: last + 1], tokenize=False)
+    prompt = render(tokenizer, messages[:last], add_generation_prompt=True)
+    whole = render(tokenizer, messages[: last + 1], add_generation_prompt=False)
     if not whole.startswith(prompt):
         raise Unusable("rendered by a chat template whose prompt is no prefix of the whole")
-    return prompt, whole[len(prompt) :]
+    return Texts(prompt, (whole[len(prompt) :],), templated=True)
 
 
-def _tokenised(texts: list[Texts], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[list[int]]]:
+def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    """The conversation as the chat template writes it.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+        Unusable: the template refuses the conversation.
+    """
+    from jinja2 import TemplateError
+
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"data: conversations, and the tokenizer {tokenizer.name_or_path} has no chat template: name one in "
+            "data.chat_template, use a tokenizer that has one (model.tokenizer), or prompt/completion columns"
+        )
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        raise Unusable(f"refused by the chat template ({first_line(error)})") from error
+    assert isinstance(text, str)
+    return text
+
+
+def _fitted_rows(
+    texts: Iterator[Texts], tokenizer: PreTrainedTokenizerBase, data: DataConfig, report: DataReport
+) -> Iterator[list[list[int]]]:
+    for ids in _tokenised(texts, tokenizer):
+        try:
+            yield _fitted(ids, data, report)
+        except Unusable as reason:
+            report.dropped[str(reason)] += 1
+
+
+def _tokenised(texts: Iterator[Texts], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[list[int]]]:
     """Ids of each part on its own, so that a response's ids don't depend on what is before it."""
-    chat = tokenizer.chat_template is not None
-    prompts = tokenizer([t[0] for t in texts], add_special_tokens=not chat)["input_ids"]
-    if not chat:
-        prompts = [ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids for ids in prompts]
-    columns = [prompts]
-    for part in range(1, len(texts[0])):
-        columns.append(tokenizer([t[part] for t in texts], add_special_tokens=False)["input_ids"])
-    for ids in zip(*columns, strict=True):
-        yield [list(ids[0]), *(_ended(list(response), tokenizer.eos_token_id) for response in ids[1:])]
+    for templated, alike in groupby(texts, lambda t: t.templated):
+        while chunk := list(islice(alike, CHUNK_ROWS)):
+            columns = [prompt_ids(tokenizer, [t.prompt for t in chunk], templated=templated)]
+            for part in zip(*(t.responses for t in chunk), strict=True):
+                columns.append(tokenizer(list(part), add_special_tokens=False)["input_ids"])
+            for prompt, *responses in zip(*columns, strict=True):
+                yield [prompt, *(_ended(response, tokenizer.eos_token_id) for response in responses)]
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], *, templated: bool) -> list[list[int]]:
+    """Ids of prompts: a template has written the special tokens, plain text gets those that open a sequence."""
+    ids: list[list[int]] = tokenizer(prompts, add_special_tokens=not templated)["input_ids"]
+    if templated:
+        return ids
+    return [row[:-1] if row and row[-1] == tokenizer.eos_token_id else row for row in ids]
 
 
 def _ended(response: list[int], eos: int) -> list[int]:
@@ -262,20 +242,16 @@ def _ended(response: list[int], eos: int) -> list[int]:
 
 
 def _fitted(ids: list[list[int]], data: DataConfig, report: DataReport) -> list[list[int]]:
-    """Within the length limits: a prompt loses tokens on its left, then responses on their right."""
+    """Within ``max_length``: the prompt loses tokens on its left, then the responses on their right."""
     prompt, *responses = ids
     if not prompt:
         raise Unusable("with an empty prompt")
-    before = sum(map(len, ids))
+    if len(prompt) + max(map(len, responses)) <= data.max_length:
+        return ids
     if len(prompt) > data.max_prompt_length:
         if data.long_prompts == "drop":
-            raise Unusable(f"with a prompt over {data.max_prompt_length} tokens")
+            raise Unusable(f"over {data.max_length} tokens with a prompt over {data.max_prompt_length}")
         prompt = prompt[-data.max_prompt_length :]
     room = data.max_length - len(prompt)
-    responses = [response[:room] for response in responses]
-    report.truncated += before != len(prompt) + sum(map(len, responses))
-    return [prompt, *responses]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+    report.truncated += 1
+    return [prompt, *(response[:room] for response in responses)]

@@ -21,21 +21,26 @@ class RunFolder:
         """Make the folder.
 
         Raises:
-            UserError: it holds a run already and neither ``resume`` nor ``overwrite`` is set, or it
-                can't be written.
+            UserError: it holds a run already and neither ``resume`` nor ``overwrite`` is set, there is no checkpoint to
+                resume from, or it can't be written.
         """
         self.path = config.run_dir.absolute()
-        if not resume and (self.path / "metrics.jsonl").exists():
-            if not overwrite:
-                raise UserError(
-                    f"{config.run_dir}: holds a run already; give another name=, or --resume, or --overwrite"
-                )
-            shutil.rmtree(self.path)
+        if resume and overwrite:
+            raise UserError("--resume and --overwrite exclude each other: go on with the run, or replace it")
+        if resume and self.newest_checkpoint() is None:
+            raise UserError(f"{config.run_dir}: --resume, but it holds no whole checkpoint; start without --resume")
+        started = (self.path / "metrics.jsonl").exists()
+        if started and not resume and not overwrite:
+            raise UserError(f"{config.run_dir}: holds a run already; give another name=, or --resume, or --overwrite")
         try:
+            if started and overwrite:
+                shutil.rmtree(self.path)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(as_yaml(config))
+            (self.path / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
         except OSError as error:
-            raise UserError(f"output_dir {self.path}: can't be written: {error.strerror}") from error
+            raise UserError(
+                f"output_dir {config.output_dir}: {error.filename} can't be written: {error.strerror}"
+            ) from error
 
     @property
     def checkpoints(self) -> Path:
@@ -59,11 +64,16 @@ class RunFolder:
         return [p for p in self.checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
 
     def keep_lines_below(self, name: str, step: int) -> None:
-        """Drop lines of a JSONL file from ``step`` on, as a resumed run writes them again."""
+        """Drop lines of a JSONL file after ``step``, as a resumed run writes them again, and a torn last line."""
         path = self.path / name
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            path.write_text("".join(f"{line}\n" for line in lines))
+            whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # what was being written has no line end
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def recording(self, first_step: int) -> Path:
+        """Where drawn pairs are recorded; a resumed run writes a file of its own."""
+        return self.path / (f"pairs-from-{first_step}.parquet" if first_step else "pairs.parquet")
 
     def open_lines(self, name: str) -> JsonLines:
         return JsonLines(self.path / name)

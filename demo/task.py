@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 LARGEST = 15
@@ -42,17 +43,24 @@ def text(prompt: Prompt) -> str:
 
 
 def answer(prompt: Prompt, draw: random.Random) -> str:
-    """A right answer, drawn by rejection: n - 1 numbers at random, the last one is what is missing."""
+    """A right answer; all sequences of n numbers with the sum are equally likely, before they are put in order."""
     n, total, order = prompt
-    while True:
-        numbers = [draw.randint(1, min(LARGEST, total)) for _ in range(n - 1)]
-        last = total - sum(numbers)
-        if 1 <= last <= LARGEST:
-            numbers.append(last)
-            break
+    numbers: list[int] = []
+    for left in range(n - 1, -1, -1):
+        rest = total - sum(numbers)
+        choices = range(1, LARGEST + 1)
+        numbers += draw.choices(choices, [_sequences(left, rest - number) for number in choices])
     if order == "ascending":
         numbers.sort()
     return " ".join(map(str, numbers))
+
+
+@cache
+def _sequences(n: int, total: int) -> int:
+    """How many sequences of n numbers from 1 to LARGEST have this sum."""
+    if n == 0:
+        return int(total == 0)
+    return sum(_sequences(n - 1, total - number) for number in range(1, min(LARGEST, total) + 1))
 
 
 def rows(count: int, seed: int) -> Iterator[dict[str, list[dict[str, str]]]]:

@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -49,17 +50,21 @@ def sections(folder: str, **changes: Any) -> dict[str, Any]:
     return parts
 
 
+# What a rank imports takes longer than what the tests have it do: a server imports it once and forks the ranks.
+mp.set_forkserver_preload([
+    "pytest", "transformers.models.llama.modeling_llama", "peft", "learner.rank",
+    "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.muon.muon_optimizer",
+])  # fmt: skip
+
+
 def in_group(world: int, body: Any, *arguments: Any) -> None:
-    """Run ``body(rank, world, port, *arguments)`` in ``world`` processes."""
+    """Run ``body(rank, world, port, *arguments)`` in ``world`` fresh processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_enter, (body, world, port, arguments), nprocs=world)
-
-
-def _enter(rank: int, body: Any, world: int, port: int, arguments: tuple) -> None:
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    body(rank, world, port, *arguments)
+    # DeepSpeed looks for its device when it is imported, in the server.
+    with mock.patch.dict(os.environ, DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"):
+        mp.start_processes(body, (world, port, *arguments), nprocs=world, start_method="forkserver")
 
 
 def start(rank: int, world: int, port: int, parts: dict[str, Any]) -> Any:

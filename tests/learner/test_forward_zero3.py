@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from rank_group import in_group
 
 from buffer.record import PreferencePair
 from learner.forward import score
@@ -34,10 +33,10 @@ def loss_of(model: torch.nn.Module, pairs: list[PreferencePair], checkpointed_ch
     return (logps * torch.linspace(-1, 1, logps.numel()).view_as(logps)).sum()
 
 
-def run_rank(rank: int, folder: str, port: int, share: list[list[int]], out: str, tied: bool) -> None:
+def run_rank(rank: int, world: int, port: int, folder: str, share: list[list[int]], out: str) -> None:
     os.environ |= {
-        "DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     import deepspeed
     from deepspeed.utils import safe_get_full_grad
@@ -71,11 +70,8 @@ def test_zero3_gradients_equal_one_process(tied, tmp_path, tiny_llama, tiny_llam
     from transformers import AutoModelForCausalLM
 
     folder, share = (tiny_llama_tied if tied else tiny_llama), [[0, 1, 3], [2]]
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     out = str(tmp_path / "gradients.pt")
-    mp.spawn(run_rank, (folder, port, share, out, tied), nprocs=2)
+    in_group(2, run_rank, folder, share, out)
     model, pairs = AutoModelForCausalLM.from_pretrained(folder).train(), make_pairs()
     loss = sum(loss_of(model, [pairs[i] for i in part], 10_000) for part in share) / 2
     loss.backward()

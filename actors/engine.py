@@ -59,6 +59,7 @@ class SegmentEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._config, self._eos = config, list(eos)
+        self._updating = False
         arguments: dict[str, Any] = {
             "model": model, "dtype": dtype, "skip_tokenizer_init": True, "max_model_len": max_length,
             "max_num_seqs": config.max_concurrent_requests, "seed": seed % (1 << 31),
@@ -130,11 +131,15 @@ class SegmentEngine:
     async def start_update(self) -> None:
         """Freeze requests in flight, drop the prefix cache of the old weights, open the update."""
         await self._engine.pause_generation(mode="keep", clear_cache=True)
-        await self._engine.start_weight_update()
+        # vLLM refuses a second start; one is left open where the sender gave up between start and update.
+        if not self._updating:
+            await self._engine.start_weight_update()
+            self._updating = True
 
     async def finish_update(self, version: int) -> None:
         """Close the update, label the weights, go on generating."""
         await self._engine.finish_weight_update(weight_version=str(version))
+        self._updating = False
         await self._engine.resume_generation()
 
     async def init_transfer(self, request: Any) -> None:
@@ -144,7 +149,11 @@ class SegmentEngine:
         await self._engine.shutdown_weight_transfer_engine()
 
     async def update(self, request: Any) -> None:
-        await self._engine.update_weights(request)
+        try:
+            await self._engine.update_weights(request)
+        except Exception:
+            self._updating = False  # vLLM has closed the update
+            raise
 
     async def sleep(self) -> None:
         """Give the GPU's memory back; the weights are sent again before the engine wakes up to work."""

@@ -25,8 +25,8 @@ def make_llama(folder: Path, *, tied: bool, seed: int = 0) -> str:
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=tied,
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=1024, tie_word_embeddings=tied,
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, initializer_range=0.08,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)

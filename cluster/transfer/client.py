@@ -9,6 +9,10 @@ import ray
 from ray.actor import ActorHandle
 
 
+ALIVE_S = 30.0
+"""Longest wait for a sign of life."""
+
+
 class TransferFailed(Exception):
     """A transfer did not get through; ``actor`` is who failed, or everybody."""
 
@@ -30,6 +34,12 @@ class ActorsClient:
     timeout_s: float
     version: int = field(default=-1, init=False)
     """What ``finish_weight_update`` labels the weights with."""
+
+    def check_alive(self) -> None:
+        """Raises:
+        TransferFailed: an actor is dead or does not answer: it would keep the others waiting in a rendezvous.
+        """
+        self._wait({name: actor.ready.remote() for name, actor in self.actors.items()}, min(self.timeout_s, ALIVE_S))
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
@@ -55,13 +65,14 @@ class ActorsClient:
         version = self.version if weight_version is None else int(weight_version)
         self._wait({name: actor.finish_weight_update.remote(version) for name, actor in self.actors.items()})
 
-    def _wait(self, calls: dict[str, ray.ObjectRef]) -> None:
-        ray.wait(list(calls.values()), num_returns=len(calls), timeout=self.timeout_s)
+    def _wait(self, calls: dict[str, ray.ObjectRef], timeout_s: float | None = None) -> None:
+        timeout_s = timeout_s or self.timeout_s
+        ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
         for name, call in calls.items():
             try:
                 ray.get(call, timeout=0)
             except ray.exceptions.GetTimeoutError as error:
-                raise TransferFailed(name, f"no answer within {self.timeout_s:g} s") from error
+                raise TransferFailed(name, f"no answer within {timeout_s:g} s") from error
             except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
                 cause = getattr(error, "cause", None) or error
                 lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]

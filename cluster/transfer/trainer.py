@@ -111,6 +111,7 @@ for _engine in (SharedMemorySender, GlooSender):
 
 def connect(backend: Backend, client: ActorsClient, slot: Slot, timeout_s: float) -> TrainerWeightTransferEngine:
     """An engine that sends ``slot`` to the client's actors; they have joined when this returns."""
+    client.check_alive()
     workers = len(client.actors) * client.workers_per_engine
     init: TrainerInitInfo
     match backend:

@@ -1,0 +1,115 @@
+"""Weights inside running engines are those that were published, whatever happens on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from engines import Sender, start_actor
+
+from actors.config import GenerationConfig
+from actors.receive import SharedMemoryReceiver
+from cluster.transfer.staging import Slot
+
+pytestmark = pytest.mark.slow
+
+GREEDY = GenerationConfig(temperature=0.0, segment_length=64, max_concurrent_requests=8)
+TOLERANCE_NATS = 1e-4
+# Over 128 tokens: on CPU only such prompts come from the prefix cache when they are asked for again.
+SEQUENCES = [np.random.default_rng(i).integers(3, 128, n).tolist() for i, n in enumerate((5, 60, 300, 300))]
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def served(request, ray_local, tiny_llama, tiny_llama_tied) -> Iterator[tuple[Any, Any]]:
+    folder = tiny_llama_tied if request.param == "tied" else tiny_llama
+    sender, actor = Sender.remote(folder, "shm"), start_actor("a", folder, "shm", GREEDY)
+    ray.get([sender.retarget.remote({"a": actor}), actor.ready.remote()])
+    yield sender, actor
+    ray.get(sender.shutdown.remote())
+    ray.kill(actor)
+    ray.kill(sender)
+
+
+def largest_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def both(sender: Any, actor: Any) -> float:
+    return largest_difference(*ray.get([actor.score.remote(SEQUENCES), sender.logps.remote(SEQUENCES)]))
+
+
+def test_engine_computes_with_the_published_weights(served):
+    sender, actor = served
+    assert both(sender, actor) < TOLERANCE_NATS  # what it was started with
+    for version in (1, 2, 3):
+        ray.get(sender.stage.remote(version))
+        assert both(sender, actor) > 0.1  # the sender has moved on, the engine not yet
+        (ack,) = ray.get(sender.send.remote())
+        assert (ack.actor, ack.version, ack.error) == ("a", version, "")
+        assert both(sender, actor) < TOLERANCE_NATS
+
+
+def test_damaged_bytes_are_refused_and_sound_ones_accepted_afterwards(served):
+    sender, actor = served
+    ray.get(sender.stage.remote(10, damaged=True))
+    (ack,) = ray.get(sender.send.remote())
+    assert "checksum" in ack.error
+    ray.get(sender.stage.remote(11))
+    (ack,) = ray.get(sender.send.remote())
+    assert (ack.version, ack.error) == (11, "")
+    assert both(sender, actor) < TOLERANCE_NATS
+
+
+def test_nothing_is_sent_twice_to_who_has_it(served):
+    sender, _ = served
+    ray.get(sender.stage.remote(20))
+    ray.get(sender.send.remote())
+    (ack,) = ray.get(sender.send.remote())
+    assert (ack.version, ack.seconds) == (20, 0.0)
+
+
+def test_a_checksum_covers_every_byte():
+    tensor = torch.arange(50, dtype=torch.float32)
+    slot = Slot(shared=False)
+    slot.fill(1, [("w", torch.float32, (50,))], [("w", tensor)])
+    receiver = SimpleNamespace(_bytes=lambda update: slot.bytes, device=torch.device("cpu"))
+    ((name, found),) = SharedMemoryReceiver._weights(receiver, slot.update)
+    assert name == "w" and torch.equal(found, tensor)
+    for byte in (0, 99, 199):
+        slot.bytes[byte] += 1
+        with pytest.raises(RuntimeError, match="arrived damaged"):
+            list(SharedMemoryReceiver._weights(receiver, slot.update))
+        slot.bytes[byte] -= 1
+
+
+@pytest.fixture(scope="module")
+def over_gloo(ray_local, tiny_llama) -> Iterator[tuple[Any, dict[str, Any]]]:
+    sender = Sender.remote(tiny_llama, "gloo")
+    actors = {name: start_actor(name, tiny_llama, "gloo", GREEDY) for name in ("a", "b")}
+    ray.get([actor.ready.remote() for actor in actors.values()])
+    yield sender, actors
+    for handle in (*actors.values(), sender):
+        ray.kill(handle)
+
+
+def test_gloo_reaches_several_engines_and_survives_the_death_of_one(over_gloo):
+    sender, actors = over_gloo
+    ray.get(sender.retarget.remote(actors))
+    ray.get(sender.stage.remote(1))
+    assert sorted((a.actor, a.version, a.error) for a in ray.get(sender.send.remote())) == [("a", 1, ""), ("b", 1, "")]
+    assert max(both(sender, actor) for actor in actors.values()) < TOLERANCE_NATS
+    ray.kill(actors["b"])
+    ray.get(sender.stage.remote(2))
+    acks = {ack.actor: ack for ack in ray.get(sender.send.remote())}
+    assert acks["b"].error and not acks["a"].error
+    assert both(sender, actors["a"]) < TOLERANCE_NATS
+    ray.get(sender.retarget.remote({"a": actors["a"]}))
+    ray.get(sender.stage.remote(3))
+    (ack,) = ray.get(sender.send.remote())
+    assert (ack.version, ack.error) == (3, "")
+    assert both(sender, actors["a"]) < TOLERANCE_NATS

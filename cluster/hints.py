@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import copysign, inf, sqrt
+from statistics import fmean, variance
 
 WINDOW = 50
 """Steps over which a pattern must hold."""
+CLEAR = 3.0
+"""Standard errors by which the halves of the window must differ before a trend is believed."""
 
 
 class Hints:
@@ -22,39 +26,63 @@ class Hints:
         self._recent.append(metrics)
         if len(self._recent) < (self._recent.maxlen or 0):
             return
-        identical = self._mean("pairs/identical_fraction")
-        if identical > 0.5:
+        identical = self._values("pairs/identical_fraction")
+        if identical and fmean(identical) > 0.5:
             self._hint(
                 "identical",
-                f"hint: {identical:.0%} of the segments equal the originals and are dropped; "
+                f"hint: {fmean(identical):.0%} of the segments equal the originals and are dropped; "
                 "the average has nearly memorised the data, so little is learned per generated token",
             )
-        if not self._has("rewards/margins"):
+        if not self._values("rewards/margins"):
             return
-        half = len(self._recent) // 2
-        rise = {
-            side: self._mean(f"rewards/{side}", half) - self._mean(f"rewards/{side}", 0, half)
-            for side in ("chosen", "rejected", "margins")
-        }
-        falling = rise["chosen"] < 0 and rise["rejected"] < 0 and self._mean("rewards/chosen", half) < 0
-        if falling and rise["margins"] > 0:
-            self._hint(
-                "falling",
-                "hint: rewards/chosen and rewards/rejected both fall while the margin grows: the policy pushes both "
-                "responses down; a lower learning rate, a larger beta or objective.sft_weight > 0 counters it",
-            )
-        if self._mean("rewards/accuracies") > 0.99:
+        if self._trend("rewards/margins") > CLEAR:
+            self._see_falling()
+        accuracies = self._values("rewards/accuracies")
+        if accuracies and fmean(accuracies) > 0.99:
             self._hint(
                 "saturated",
                 "hint: rewards/accuracies stays above 0.99: the margins are saturated, most pairs teach nothing more",
             )
 
-    def _has(self, name: str) -> bool:
-        return all(m.get(name) is not None for m in self._recent)
+    def _see_falling(self) -> None:
+        """Both responses become less likely while the margin grows."""
+        newest = self._recent[-1]
+        if "logratios/segment_margin" in newest:
+            # Rewards are relative to the reference: below 0 the good response is less likely than it was.
+            names = ("rewards/chosen", "rewards/rejected")
+            below = fmean(self._values(names[0])[-(len(self._recent) // 2) :] or [0.0]) < 0
+            remedy = "a lower learning rate, a larger objective.beta or objective.sft_weight > 0 counters it"
+        else:
+            names, below = ("logps/chosen", "logps/rejected"), True
+            if "log_odds_ratio" in newest:
+                remedy = "a lower learning rate or a smaller objective.orpo_lambda counters it"
+            elif "nll_loss" in newest:
+                remedy = "a lower learning rate or more weight on the likelihood (objective.cpo_alpha, "
+                remedy += "objective.sft_weight) counters it"
+            else:
+                remedy = "a lower learning rate or objective.sft_weight > 0 counters it"
+        if below and all(self._trend(name) < -CLEAR for name in names):
+            self._hint(
+                "falling",
+                f"hint: {names[0]} and {names[1]} both fall while the margin grows: the policy pushes both responses "
+                f"down; {remedy}",
+            )
 
-    def _mean(self, name: str, first: int = 0, last: int | None = None) -> float:
-        values = [m[name] for m in list(self._recent)[first:last] if m.get(name) is not None]
-        return sum(values) / len(values) if values else 0.0
+    def _trend(self, name: str) -> float:
+        """Mean of the window's second half less that of the first, in standard errors of the difference."""
+        values = self._values(name)
+        half = len(values) // 2
+        first, second = values[:half], values[half:]
+        if len(first) < 2:
+            return 0.0
+        difference = fmean(second) - fmean(first)
+        error = sqrt(variance(first) / len(first) + variance(second) / len(second))
+        return difference / error if error else copysign(inf, difference) if difference else 0.0
+
+    def _values(self, name: str) -> list[float]:
+        """The metric over the window; empty where a step lacks it."""
+        values = [m[name] for m in self._recent if m.get(name) is not None]
+        return values if len(values) == len(self._recent) else []
 
     def _hint(self, key: str, text: str) -> None:
         if key not in self._said:

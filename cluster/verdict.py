@@ -36,23 +36,27 @@ class Shares:
 
 def verdict(shares: Shares, *, lockstep: bool) -> str:
     """One sentence with the numbers and what would help."""
-    idle, actor_idle = shares.learner_idle, shares.actor_idle
-    numbers = f"learner idle {idle:.0%}, actors idle {actor_idle:.0%}"
     if shares.actors == 0:
         return f"learner busy {shares.learner_busy_s / max(shares.wall_s, 1e-9):.0%} of the time"
+    numbers = f"learner idle {shares.learner_idle:.0%}, actors idle {shares.actor_idle:.0%}"
+    return f"{numbers}: {_diagnosis(shares, lockstep=lockstep)}"
+
+
+def _diagnosis(shares: Shares, *, lockstep: bool) -> str:
+    idle, actor_idle = shares.learner_idle, shares.actor_idle
     if lockstep:
-        return f"{numbers}: lockstep, each side waits for the other; weights.max_staleness 1 or more would overlap them"
+        return "lockstep, each side waits for the other; weights.max_staleness 1 or more would overlap them"
     if shares.publish_s > 0.1 * shares.wall_s:
         share = shares.publish_s / shares.wall_s
-        return f"{numbers}: publication-bound, {share:.0%} of the time goes into gathering; raise weights.publish_every"
+        return f"publication-bound, {share:.0%} of the time goes into gathering; raise weights.publish_every"
     if shares.weights_wait_s > max(0.05 * shares.wall_s, shares.draw_wait_s):
-        return f"{numbers}: the learner waits for weights to arrive; raise weights.max_staleness"
+        return "the learner waits for weights to arrive; raise weights.max_staleness"
     if idle > 0.05:
         # The learner's busy share says how much faster generation would have to be.
         busy = max(1e-3, 1.0 - idle)
         more = max(1, ceil(shares.actors * (1.0 / busy - 1.0)))
-        return f"{numbers}: generation-bound; {more} more actor(s) would balance"
+        return f"generation-bound; {more} more actor(s) would balance"
     if actor_idle > 0.5 and shares.actors > 1:
         fewer = max(1, int(shares.actors * actor_idle))
-        return f"{numbers}: training-bound; {fewer} of {shares.actors} actors could go, or more learner ranks"
-    return f"{numbers}: training-bound" if actor_idle > 0.1 else f"{numbers}: balanced"
+        return f"training-bound; {fewer} of {shares.actors} actors could go, or more learner ranks"
+    return "training-bound" if actor_idle > 0.1 else "balanced"

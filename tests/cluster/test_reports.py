@@ -1,39 +1,27 @@
-"""What a run tells its user: pair quality, hints, verdict, folder."""
+"""What a run tells its user: pair quality, hints, verdict."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from buffer.errors import UserError
 from buffer.record import PreferencePair, as_token_ids
-from cluster.config import load_config, validate_config
-from cluster.folder import RunFolder, as_yaml
 from cluster.hints import Hints
 from cluster.quality import pair_quality, readable
 from cluster.verdict import Shares, verdict
 
 
-def config(tmp_path: Path, **changes: object):
-    values = {
-        "name": "r",
-        "output_dir": str(tmp_path),
-        "model": {"path": "m"},
-        "data": {"path": "d"},
-    } | changes
-    return validate_config(values, "test")
-
-
-def pair(segment: list[int], replacement: list[int], **changes: object) -> PreferencePair:
+def pair(segment: list[int], replacement: list[int], **changes: Any) -> PreferencePair:
     chosen = as_token_ids([5, *segment, 6, 7])
-    fields = dict(
+    written = PreferencePair(
         prompt=as_token_ids([1]), chosen=chosen, start=1, end=1 + len(segment),
         replacement=as_token_ids(replacement), suffix_kept=True, mean_logprob=-1.0,
     )  # fmt: skip
-    return PreferencePair(**(fields | changes))
+    return replace(written, **changes)
 
 
 def test_pair_quality_reports_edit_distance_length_and_ends() -> None:
@@ -61,24 +49,70 @@ def hints_of(history: list[dict[str, float]], window: int = 10) -> list[str]:
     return said
 
 
-def falling(step: int) -> dict[str, float]:
-    return {
-        "rewards/chosen": -0.1 * step,
-        "rewards/rejected": -0.3 * step,
-        "rewards/margins": 0.2 * step,
-        "rewards/accuracies": 0.7,
-    }
+NOISE = np.random.default_rng(0).normal(size=(200, 2))
+WITH_REFERENCE = {"logratios/segment_margin": 0.1}
+ORPO = {"nll_loss": 1.0, "log_odds_ratio": -0.4}
+
+
+def history(
+    of: str, chosen: float, rejected: float, noise: float = 0.1, steps: int = 40, **more: float
+) -> list[dict[str, float]]:
+    """Steps in which ``of``/chosen and ``of``/rejected change by so much a step, with noise on each."""
+    found = []
+    for step in range(steps):
+        values = {
+            "chosen": chosen * step + noise * NOISE[step, 0],
+            "rejected": rejected * step + noise * NOISE[step, 1],
+        }
+        margin = values["chosen"] - values["rejected"]
+        found.append({f"{of}/{side}": value for side, value in values.items()} | {"rewards/margins": margin} | more)
+    return found
 
 
 def test_falling_rewards_with_a_growing_margin_are_named_once() -> None:
-    said = hints_of([falling(step) for step in range(40)])
+    said = hints_of(history("rewards", -0.1, -0.3, **WITH_REFERENCE))
     assert len(said) == 1
-    assert "both fall" in said[0]
+    assert "rewards/chosen and rewards/rejected both fall" in said[0]
+    assert "objective.beta" in said[0]
 
 
-def test_rewards_that_rise_give_no_hint() -> None:
-    history = [{name: abs(value) for name, value in falling(step).items()} for step in range(40)]
-    assert hints_of(history) == []
+@pytest.mark.parametrize(
+    "steps",
+    [
+        history("rewards", 0.1, -0.3, **WITH_REFERENCE),  # the chosen response becomes more likely
+        history("rewards", -0.3, -0.1, **WITH_REFERENCE),  # the margin shrinks
+        history("rewards", 0.0, 0.0, noise=1.0, steps=200, **WITH_REFERENCE),  # nothing but noise
+        history("rewards", -0.001, -0.002, noise=1.0, steps=60, **WITH_REFERENCE),  # noise hides it
+        history("rewards", -0.1, -0.3),  # rewards without a reference are log-probabilities of changing batches
+    ],
+)
+def test_other_trends_of_the_rewards_give_no_hint(steps: list[dict[str, float]]) -> None:
+    assert hints_of(steps) == []
+
+
+def test_a_reward_above_zero_is_not_called_falling() -> None:
+    steps = [
+        s | {"rewards/chosen": s["rewards/chosen"] + 100} for s in history("rewards", -0.1, -0.3, **WITH_REFERENCE)
+    ]
+    assert hints_of(steps) == []
+
+
+@pytest.mark.parametrize(
+    ("metrics", "remedy", "other"),
+    [
+        (ORPO, "objective.orpo_lambda", "beta"),
+        ({"nll_loss": 1.0}, "objective.cpo_alpha", "orpo_lambda"),
+        ({}, "objective.sft_weight > 0", "cpo_alpha"),
+    ],
+)
+def test_without_a_reference_log_probabilities_are_watched(metrics: dict[str, float], remedy: str, other: str) -> None:
+    said = hints_of(history("logps", -0.1, -0.3, **metrics))
+    assert len(said) == 1
+    assert "logps/chosen and logps/rejected both fall" in said[0]
+    assert remedy in said[0]
+    assert other not in said[0]
+    assert hints_of(history("logps", 0.1, -0.3, **metrics)) == []
+    assert hints_of(history("logps", 0.0, 0.0, noise=1.0, steps=200, **metrics)) == []
 
 
 def test_identical_pairs_and_saturation_are_named() -> None:
@@ -88,12 +122,12 @@ def test_identical_pairs_and_saturation_are_named() -> None:
     assert "saturated" in said[1]
 
 
-def shares(**changes: float) -> Shares:
-    fields = dict(
+def shares(**changes: Any) -> Shares:
+    quiet = Shares(
         wall_s=100.0, learner_busy_s=90.0, draw_wait_s=0.0, weights_wait_s=0.0, publish_s=0.0, actor_wait_s=0.0,
         actors=2,
     )  # fmt: skip
-    return Shares(**(fields | changes))
+    return replace(quiet, **changes)
 
 
 @pytest.mark.parametrize(
@@ -112,37 +146,3 @@ def test_verdict_names_who_waits(changes: dict[str, float], words: str) -> None:
 
 def test_verdict_of_lockstep_points_to_overlap() -> None:
     assert "max_staleness" in verdict(shares(draw_wait_s=50.0), lockstep=True)
-
-
-def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
-    original = config(tmp_path, generation={"segment_length": None}, learner={"steps": 7})
-    (tmp_path / "c.yaml").write_text(as_yaml(original))
-    assert load_config(tmp_path / "c.yaml") == original
-
-
-def test_a_finished_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
-    folder = RunFolder(config(tmp_path), resume=False, overwrite=False)
-    (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(UserError, match="--overwrite"):
-        RunFolder(config(tmp_path), resume=False, overwrite=False)
-    RunFolder(config(tmp_path), resume=False, overwrite=True)
-    assert not (folder.path / "metrics.jsonl").exists()
-
-
-def test_only_whole_checkpoints_count_and_the_oldest_go(tmp_path: Path) -> None:
-    folder = RunFolder(config(tmp_path), resume=False, overwrite=False)
-    for name in ("step-9", "step-10", "step-2", "step-11.tmp"):
-        (folder.checkpoints / name).mkdir()
-    assert folder.newest_checkpoint() == folder.checkpoint(10)
-    folder.prune(keep=2)
-    assert sorted(p.name for p in folder.checkpoints.iterdir()) == ["step-10", "step-9"]
-
-
-def test_a_resumed_run_rewrites_the_lines_after_its_checkpoint(tmp_path: Path) -> None:
-    folder = RunFolder(config(tmp_path), resume=False, overwrite=False)
-    lines = folder.open_lines("metrics.jsonl")
-    for step in (1, 2, 3):
-        lines.write({"step": step, "loss": float(np.float32(0.5))})
-    lines.close()
-    folder.keep_lines_below("metrics.jsonl", 2)
-    assert [json.loads(line)["step"] for line in (folder.path / "metrics.jsonl").read_text().splitlines()] == [1, 2]

@@ -52,8 +52,8 @@ def test_find_never_gives_a_slot_of_weight_zero_and_is_right_within_rounding(wei
 )
 def test_after_any_changes_the_tree_is_the_one_built_anew_bit_for_bit(size, changes):
     tree, weights = SumTree(size), [0.0] * size
-    for slot, weight, alone in changes:
-        slot %= size
+    for number, weight, alone in changes:
+        slot = number % size
         if alone:
             tree[slot] = weight
             weights[slot] = weight

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from buffer.errors import UserError
 from buffer.record import PreferencePair, ReferenceScore
 from cluster.config import RunConfig
+from cluster.control import NAMESPACE
 from cluster.launch import Hardware, reserve
 from cluster.transfer.publisher import Publisher
 from learner.packing import split_by_cost
@@ -64,6 +65,7 @@ class LearnerGroup:
         actor = ray.remote(concurrency_groups=LANES)(LearnerRank)
         ranks = [
             actor.options(
+                name=f"{config.name}-rank-{rank}", namespace=NAMESPACE,
                 num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank),
                 runtime_env={"env_vars": _environment(learner.threads_per_rank, hardware.use_gpu)},

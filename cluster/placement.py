@@ -14,6 +14,7 @@ from actors.plan import Plan
 from actors.tokens import TokenTable
 from buffer.client import ReplayBuffer
 from cluster.config import RunConfig
+from cluster.control import NAMESPACE
 from cluster.launch import Hardware
 from cluster.transfer.publisher import choose_backend
 
@@ -71,6 +72,8 @@ class ActorFactory:
         return (
             ray.remote(GenerationActor)
             .options(
+                name=f"{config.name}-{name}",
+                namespace=NAMESPACE,
                 num_cpus=self.bundle["CPU"],
                 num_gpus=self.bundle.get("GPU", 0),
                 max_concurrency=CONCURRENT_CALLS,

@@ -69,7 +69,6 @@ class WrittenPairs:
         self._weights, self._rows = config.weights, len(table)
         self._lockstep = config.weights.max_staleness == 0
         self._next: ray.ObjectRef | None = None
-        self._publications = 0
         self._accounted = np.zeros(4, np.int64)
         self._identical = float("nan")
         self._canary = [
@@ -127,7 +126,7 @@ class WrittenPairs:
         # iterations) only when every actor has it.
         self._buffer.advance(step, published=step if self._weights.publish_every == 1 else self._fleet.held())
         self._fleet.poll()
-        if published and self._canary_due():
+        if published and self._canary_due(step):
             metrics["weights/canary_nats"] = self._sing(step)
         return metrics
 
@@ -144,11 +143,10 @@ class WrittenPairs:
     def _publish(self, version: int) -> None:
         self._group.stage(version)
         self._fleet.publish()
-        self._publications += 1
 
-    def _canary_due(self) -> bool:
+    def _canary_due(self, step: int) -> bool:
         every = self._weights.canary_every
-        return bool(every) and self._publications % every == 0
+        return bool(every) and step // self._weights.publish_every % every == 0
 
     def _sing(self, version: int) -> float:
         """Compare every actor's log-probabilities of fixed rows with the learner's; largest difference in nats.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def decode(payload: bytes) -> PreferencePair:
         prompt_tokens, chosen_tokens, replacement_tokens, start, end, runs, index, row, mean_logprob, version,
         actor_bytes, flags,
     ) = HEADER.unpack_from(payload)  # fmt: skip
-    bounds = np.cumsum((0, prompt_tokens, chosen_tokens, replacement_tokens, runs, runs)).tolist()
+    bounds = list(accumulate((prompt_tokens, chosen_tokens, replacement_tokens, runs, runs), initial=0))
     flat = np.frombuffer(payload, np.int32, bounds[-1], HEADER.size)
     prompt, chosen, replacement, lengths, values = (flat[a:b] for a, b in pairwise(bounds))
     reference = None

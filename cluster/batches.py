@@ -81,6 +81,7 @@ class GivenRows(WithoutState):
         prompt, response, rejected = self._table[row]
         if self._supervised:
             return supervised(row, prompt, response)
+        assert rejected is not None
         pair = given_pair(row, prompt, response, rejected)
         score = self._scores.get(row)
         return pair.with_reference(score) if score else pair

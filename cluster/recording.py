@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,6 @@ def read_batches(path: str | Path) -> list[list[PreferencePair]]:
 
 
 def _pair(row: dict) -> PreferencePair:
-    arrays = {name: as_token_ids(row.pop(name)) for name in ARRAYS}
+    arrays: dict[str, Any] = {name: as_token_ids(row.pop(name)) for name in ARRAYS}
     mean_logprob = row.pop("mean_logprob")
     return PreferencePair(**arrays, **row, mean_logprob=np.nan if mean_logprob is None else mean_logprob)

@@ -79,7 +79,7 @@ def _with_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
             model,
             LoraConfig(
                 r=lora.rank,
-                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes any number
+                lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
                 target_modules=modules,
                 task_type="CAUSAL_LM",

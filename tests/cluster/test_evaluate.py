@@ -90,7 +90,7 @@ def test_a_check_that_fails_is_named_with_its_line_and_the_response() -> None:
     assert f"{Path(__file__).name}:" in said
     assert "p.jsonl:3" in said
     with pytest.raises(UserError, match="TypeError"):
-        score(lambda _, __: None, "mine:nothing", question, "r")  # type: ignore[arg-type,return-value]
+        score(lambda _, __: None, "mine:nothing", question, "r")
 
 
 def test_true_and_false_count_as_one_and_zero() -> None:

@@ -31,7 +31,8 @@ class PlanItem:
 class Plan:
     """plan(seed, i): the same in every process, without state.
 
-    Index i is response i mod K of visit i // K; the visits of an epoch pass over all rows in an order of the epoch's own.
+    Index i is response i mod K of visit i // K; the visits of an epoch pass over all rows in an order of
+    the epoch's own.
     The K responses of a visit share row and cut and differ in their sampling seed.
     """
 

@@ -80,9 +80,9 @@ def _write(
     )  # fmt: skip
     pairs = []
     for row, item, tokens in zip(rows, items, out[:, width:].tolist(), strict=True):
-        tokens = tokens[: item.end - item.start]
-        tokens = tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
-        _, pair = splice(row, item, tokens, {eos}, generation.after_eos)
+        written = tokens[: item.end - item.start]
+        written = written[: written.index(eos) + 1] if eos in written else written
+        _, pair = splice(row, item, written, {eos}, generation.after_eos)
         if pair is not None:
             pairs.append(pair)
     return pairs

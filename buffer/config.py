@@ -15,7 +15,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """A frozen part of the configuration; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class BufferConfig(Section):

@@ -141,9 +141,11 @@ def fields(section: type[Section], prefix: str = "") -> list[tuple[str, str, str
 
 
 def _train(run: RunConfig, resume: bool, overwrite: bool) -> None:
+    from cluster.job import anchored, checkout
     from cluster.run import train as start
 
     try:
+        run = anchored(run, Path.cwd(), checkout())
         result = start(run, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
         print("sapo: interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)

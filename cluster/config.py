@@ -195,6 +195,9 @@ class RunConfig(Section):
         return self
 
     def _generation_combinations(self) -> None:
+        if self.model.from_scratch:
+            remedy = "method sapo starts from a trained model: train one with `sapo sft`"
+            _refuse("model.from_scratch", True, remedy)
         generation, responses = self.generation, self.generation.responses_per_prompt
         segment = generation.segment_length
         if segment is not None and segment >= self.data.max_length:
@@ -241,6 +244,12 @@ class RunConfig(Section):
             _refuse("weights.publish_every", every, remedy)
         if self.cluster.colocate and staleness:
             _refuse("cluster.colocate", True, "learner and engine take turns: set weights.max_staleness 0")
+        ranks, actors = self.learner.ranks, self.generation.actors
+        if self.cluster.colocate and (ranks, actors) != (1, 1):
+            remedy = (
+                f"one rank and one engine share a GPU: learner.ranks {ranks} and generation.actors {actors} to 1"
+            )
+            _refuse("cluster.colocate", True, remedy)
 
 
 def _refuse(key: str, value: object, remedy: str) -> NoReturn:

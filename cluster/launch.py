@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from buffer.errors import UserError
 from cluster.config import ClusterConfig, RunConfig
 
-GIB = 1 << 30
+CONNECT_S = 10.0
+"""Longest wait for a cluster's port to answer."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,13 @@ def ray_cluster(config: ClusterConfig, needed_cpus: float) -> Iterator[Hardware]
 
 
 def _join(address: str, config: ClusterConfig) -> None:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
+        if host and port.isdigit():
+            # Ray itself tries for minutes where nobody listens.
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         ray.init(address=address, log_to_driver=config.actor_output, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"cluster.address {address}: no Ray cluster could be joined there: {reason}") from error
 

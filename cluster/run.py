@@ -102,7 +102,7 @@ def read_inputs(config: RunConfig) -> Inputs:
     if config.method == "replay":
         batches = read_batches(config.data.path)
         report = f"{config.data.path}: {len(batches)} recorded batches, {sum(map(len, batches))} pairs"
-        return Inputs(load_tokenizer(config.model), report, TokenTable.empty(), batches)
+        return Inputs(load_tokenizer(config.model, config.data.chat_template), report, TokenTable.empty(), batches)
     table, tokenizer, report = load_table(config.data, config.model, config.method)
     return Inputs(tokenizer, str(report), table)
 

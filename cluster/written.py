@@ -90,8 +90,9 @@ class WrittenPairs:
             # Publications happen every so many steps; the newest that the bound can ask for is awaited.
             bound = step + 1 - self._weights.max_staleness
             due = -(-bound // self._weights.publish_every) * self._weights.publish_every
+            newest = step - step % self._weights.publish_every
             metrics["time/weights_wait_s"] = self._timed(
-                "weights_wait_s", lambda: self._fleet.wait_for_version(min(due, step))
+                "weights_wait_s", lambda: self._fleet.wait_for_version(min(due, newest))
             )
             if self._weights.publish_every > 1:
                 self._buffer.advance(step, published=self._fleet.held())

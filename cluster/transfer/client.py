@@ -8,7 +8,6 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-
 ALIVE_S = 30.0
 """Longest wait for a sign of life."""
 

@@ -1,0 +1,142 @@
+"""The same job on a real cluster: a head node, a second node, ``ray job submit``, figures on Ray's metrics port."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from test_run import task  # noqa: F401  # the same data and model
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+class Cluster(NamedTuple):
+    gcs: str
+    dashboard: str
+    metrics: tuple[int, int]
+    environment: dict[str, str]
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def start(*arguments: str, environment: dict[str, str], log: Path) -> subprocess.Popen:
+    command = [RAY, "start", *arguments, "--node-ip-address=127.0.0.1", "--num-cpus=2", "--block",
+               "--object-store-memory=100000000", "--disable-usage-stats"]  # fmt: skip
+    return subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes that are two raylets on this machine; ended through the processes that hold them."""
+    logs = tmp_path_factory.mktemp("ray")
+    folder = tempfile.mkdtemp(prefix="sapo-", dir="/tmp")
+    gcs, dashboard, agent, head_metrics, node_metrics, client = free_ports(6)
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}
+    environment.pop("RAY_ADDRESS", None)
+    nodes = [
+        start(
+            "--head", f"--port={gcs}", f"--temp-dir={folder}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={head_metrics}", f"--ray-client-server-port={client}",
+            environment=environment, log=logs / "head.log",
+        )
+    ]  # fmt: skip
+    wait_until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version"), 120, "the head's dashboard")
+    nodes.append(
+        start(
+            f"--address=127.0.0.1:{gcs}", f"--metrics-export-port={node_metrics}", environment=environment,
+            log=logs / "node.log",
+        )
+    )  # fmt: skip
+    yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", (head_metrics, node_metrics), environment)
+    for node in reversed(nodes):
+        node.send_signal(signal.SIGTERM)
+        node.wait(60)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def answers(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.read().decode()
+    except OSError:
+        return ""
+
+
+def wait_until(condition, timeout_s: float, what: str) -> None:
+    limit = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < limit, f"no {what} within {timeout_s} s"
+        time.sleep(0.5)
+
+
+def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, task, tmp_path):  # noqa: F811
+    command = [
+        RAY, "job", "submit", f"--address={cluster.dashboard}", f"--working-dir={REPOSITORY}", "--",
+        sys.executable, "-m", "cluster", "train", "configs/demo.yaml", "name=job", f"output_dir={tmp_path}",
+        f"model.path={task / 'model'}", f"data.path={task / 'train.jsonl'}", "learner.steps=80", "learner.batch_size=8",
+        # Two ranks that may not share a node: the second node has to be there and to be used.
+        "cluster.strategy=STRICT_SPREAD",
+    ]  # fmt: skip
+    log = tmp_path / "submit.log"
+    job = subprocess.Popen(command, env=cluster.environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
+    lines = tmp_path / "job" / "metrics.jsonl"
+    wait_until(lambda: job.poll() is not None or (lines.exists() and lines.read_text()), 300, "first step")
+    assert job.poll() is None, log.read_text()
+
+    def shown() -> bool:
+        return any('sapo_loss{' in answers(f"http://127.0.0.1:{port}/metrics") for port in cluster.metrics)  # fmt: skip
+
+    wait_until(lambda: shown() or job.poll() is not None, 120, "sapo_loss on a metrics port")
+    figure_seen = shown()
+    more = [sys.executable, "-m", "cluster", "actors", "1", "--run", "job", "--address", cluster.gcs]
+    asked = subprocess.run(more, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False)
+    assert job.wait(300) == 0, log.read_text()
+    assert figure_seen
+    assert asked.returncode == 0, asked.stderr
+    assert "asked run job for +1 actor(s)" in asked.stdout
+    text = log.read_text()
+    assert "2 node(s), 4 CPUs" in text
+    assert "1 actor(s) join on request" in text
+    metrics = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [m["step"] for m in metrics] == list(range(1, 81))
+    assert (tmp_path / "job" / "checkpoints" / "step-80" / "policy" / "model.safetensors").exists()
+
+
+def test_no_such_run_and_no_such_cluster_are_one_line(cluster):
+    def actors(run: str, address: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "cluster", "actors", "1", "--run", run, "--address", address]
+        return subprocess.run(
+            command, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    unknown = actors("nothing", cluster.gcs)
+    assert unknown.returncode == 2
+    assert "run nothing: no such run is going on" in unknown.stderr and "Traceback" not in unknown.stderr
+    (port,) = free_ports(1)
+    nowhere = actors("job", f"127.0.0.1:{port}")
+    assert nowhere.returncode == 2
+    assert f"cluster.address 127.0.0.1:{port}" in nowhere.stderr and "Traceback" not in nowhere.stderr

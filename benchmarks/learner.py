@@ -3,7 +3,10 @@
     python -m benchmarks.learner [--paper] [--shapes 1024/256/64 ...] [--pairs 2] [--rounds 3]
 
 Same model (16.9 M Llama, fp32, random weights), same pairs, same process, alternating; forward, loss and backward,
-no optimizer. Peak memory is measured in a process of its own per case. Needs the `dev` extra for TRL.
+no optimizer. Ratios are of the process's CPU seconds, which other work on the machine disturbs less than the clock's;
+OMP_NUM_THREADS=1 makes them the same thing. Peak memory is measured in a process of its own per case; its ratio is of
+what the steps add to the process before them (interpreter, libraries and weights: the same for every case of ours).
+Needs the `dev` extra for TRL.
 """
 
 from __future__ import annotations
@@ -199,16 +202,18 @@ def time_cases(shape: str, count: int, rounds: int, names: list[str]) -> dict[st
     model, pairs = make_model(), make_pairs(shape, count)
     # TRL's trainers replace their model's head: they work on copies.
     steps = {name: CASES[name](model, pairs) for name in names}
-    results: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in names}
+    results: dict[str, dict[str, Any]] = {name: {"seconds": [], "cpu_seconds": []} for name in names}
     for turn in range(rounds + 1):
         for name, step in steps.items():
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             loss, tokens = step()
             if turn:
                 results[name]["seconds"].append(time.perf_counter() - started)
+                results[name]["cpu_seconds"].append(time.process_time() - cpu)
             results[name] |= {"loss": loss, "tokens": tokens}
     for result in results.values():
         result["median_s"] = statistics.median(result["seconds"])
+        result["median_cpu_s"] = statistics.median(result["cpu_seconds"])
     return results
 
 
@@ -221,28 +226,44 @@ def peak_memory(shape: str, count: int, name: str) -> dict[str, float]:
 
 def measure(shape: str, count: int, name: str) -> None:
     step = CASES[name](make_model(), make_pairs(shape, count))
-    before = _status_mb("VmRSS")
+    before = status_mb("VmRSS")
     for _ in range(2):
         step()
-    print(json.dumps({"before_mb": before, "peak_mb": _status_mb("VmHWM")}))
+    print(json.dumps({"before_mb": before, "peak_mb": status_mb("VmHWM")}))
 
 
-def _status_mb(field: str) -> float:
+def status_mb(field: str) -> float:
+    """VmRSS (resident now) or VmHWM (at most) of this process."""
     # Not getrusage: a child's maximum starts at its parent's.
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
 def table(cases: dict[str, dict]) -> str:
-    """One shape's cases: tokens computed, seconds, memory, and how many times faster shared is."""
+    """One shape's cases: tokens computed, seconds, memory, and what they are of the shared forward's."""
     rows = []
     for name, case in cases.items():
-        base = cases.get("shared orpo" if "orpo" in name else "shared")
-        ratio = f"{case['median_s'] / base['median_s']:.2f}x" if base else ""
-        memory = case.get("memory")
-        peak = [f"{memory['peak_mb']:.0f}", f"{memory['peak_mb'] - memory['before_mb']:.0f}"] if memory else ["", ""]
-        rows.append([name, str(case["tokens"]), f"{case['median_s']:.2f}", ratio, *peak, f"{case['loss']:.5f}"])
-    return table_of(["", "tokens", "seconds", "shared is faster by", "peak MB", "MB the step adds", "loss"], rows)
+        base = cases.get("shared orpo" if "orpo" in name else "shared", {})
+        row = [name, str(case["tokens"]), _times(case["tokens"], base.get("tokens"))]
+        row += [f"{case['median_s']:.2f}", f"{case['median_cpu_s']:.2f}"]
+        row += [_times(case["median_cpu_s"], base.get("median_cpu_s"))]
+        if memory := case.get("memory"):
+            ours = base.get("memory")
+            row += [f"{memory['peak_mb']:.0f}", f"{_added_mb(memory):.0f}"]
+            row += [_times(_added_mb(memory), _added_mb(ours) if ours else None)]
+        else:
+            row += ["", "", ""]
+        rows.append([*row, f"{case['loss']:.5f}"])
+    head = ["", "tokens", "of shared", "seconds", "CPU s", "of shared", "peak MB", "steps add MB", "of shared", "loss"]
+    return table_of(head, rows)
+
+
+def _added_mb(memory: dict[str, float]) -> float:
+    return memory["peak_mb"] - memory["before_mb"]
+
+
+def _times(value: float, base: float | None) -> str:
+    return f"{value / base:.2f}x" if base else ""
 
 
 def main() -> None:

@@ -246,9 +246,7 @@ class RunConfig(Section):
             _refuse("cluster.colocate", True, "learner and engine take turns: set weights.max_staleness 0")
         ranks, actors = self.learner.ranks, self.generation.actors
         if self.cluster.colocate and (ranks, actors) != (1, 1):
-            remedy = (
-                f"one rank and one engine share a GPU: learner.ranks {ranks} and generation.actors {actors} to 1"
-            )
+            remedy = f"one rank and one engine share a GPU: learner.ranks {ranks} and generation.actors {actors} to 1"
             _refuse("cluster.colocate", True, remedy)
 
 

@@ -17,7 +17,7 @@ LARGEST = 15
 COUNTS = range(3, 8)
 LARGEST_SUM = 40
 ORDERS = ("ascending", "in any order")
-HELD_OUT = 0.1
+HELD_OUT = 0.25
 """Share of the prompts (n, sum, order) that no training row has."""
 
 Prompt = tuple[int, int, str]

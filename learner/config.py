@@ -8,7 +8,10 @@ from pydantic import Field, model_validator
 
 from buffer.config import Count, Fraction, NonNegative, PositiveFloat, Section
 
-PREFERENCE_OBJECTIVES = ("dpo", "ipo", "hinge", "simpo", "orpo", "cpo")
+PREFERENCE_OBJECTIVES = (
+    "dpo", "dpo_norm", "robust", "ipo", "hinge", "sppo", "nca", "apo_zero", "apo_down", "simpo", "orpo", "cpo",
+)  # fmt: skip
+SMOOTHED_OBJECTIVES = ("dpo", "robust")
 REFERENCE_FREE_OBJECTIVES = ("sft", "orpo", "simpo", "cpo")
 
 
@@ -46,11 +49,12 @@ class ObjectiveConfig(Section):
 
     name: str = Field(
         "dpo",
-        description="sft, dpo, ipo, hinge, simpo, orpo, cpo, or an import path `package.module:function` of your own.",
+        description=f"sft, {', '.join(PREFERENCE_OBJECTIVES)}, or an import path `package.module:function` of your "
+        "own; docs/learner.md says which is which.",
     )
-    beta: PositiveFloat = Field(0.1, description="Scale of the log-ratio (dpo, ipo, hinge, simpo, cpo).")
+    beta: PositiveFloat = Field(0.1, description="Scale of the log-ratio (all but sft and orpo).")
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
-        0.0, description="Assumed share of flipped preferences (cDPO); dpo alone."
+        0.0, description="Assumed share of flipped preferences: conservative DPO (dpo) or its unbiased form (robust)."
     )
     orpo_lambda: PositiveFloat = Field(0.05, description="Weight of the odds-ratio term (orpo).")
     simpo_gamma: Annotated[float, Field(ge=0.0)] = Field(0.5, description="Target reward margin (simpo).")
@@ -65,8 +69,8 @@ class ObjectiveConfig(Section):
             raise ValueError(
                 f"name {self.name!r} is unknown: one of sft, {', '.join(PREFERENCE_OBJECTIVES)}, or module:function"
             )
-        if self.label_smoothing and self.name != "dpo":
-            raise ValueError(f"label_smoothing {self.label_smoothing} applies to name dpo alone, not {self.name}")
+        if self.label_smoothing and self.name not in SMOOTHED_OBJECTIVES:
+            raise ValueError(f"label_smoothing {self.label_smoothing} applies to dpo and robust alone, not {self.name}")
         return self
 
 

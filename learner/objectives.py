@@ -115,8 +115,14 @@ def resolve_objective(config: ObjectiveConfig) -> Objective:
         #                  loss                                               reference, rejected, prefix gradient
         "sft": Objective(sft, False, False, True),
         "dpo": Objective(partial(dpo, beta=c.beta, label_smoothing=c.label_smoothing), True, True, False),
+        "dpo_norm": Objective(partial(dpo_norm, beta=c.beta), True, True, True),
+        "robust": Objective(partial(robust, beta=c.beta, label_smoothing=c.label_smoothing), True, True, False),
         "ipo": Objective(partial(ipo, beta=c.beta), True, True, True),
         "hinge": Objective(partial(hinge, beta=c.beta), True, True, False),
+        "sppo": Objective(partial(sppo, beta=c.beta), True, True, True),
+        "nca": Objective(partial(nca, beta=c.beta), True, True, True),
+        "apo_zero": Objective(partial(apo_zero, beta=c.beta), True, True, True),
+        "apo_down": Objective(partial(apo_down, beta=c.beta), True, True, True),
         "simpo": Objective(partial(simpo, beta=c.beta, gamma=c.simpo_gamma), False, True, True),
         "orpo": Objective(partial(orpo, weight=c.orpo_lambda), False, True, True),
         "cpo": Objective(partial(cpo, beta=c.beta, alpha=c.cpo_alpha), False, True, c.cpo_alpha > 0),
@@ -144,13 +150,28 @@ def dpo(scores: Scores, *, beta: float, label_smoothing: float = 0.0) -> tuple[T
     return loss.sum(), _rewards(beta * scores.chosen_ratio, beta * scores.rejected_ratio)
 
 
+def dpo_norm(scores: Scores, *, beta: float) -> tuple[Tensor, Metrics]:
+    """DPO on log-ratios per token, as Tulu 3 trains: Lambert et al., arXiv 2411.15124."""
+    chosen, rejected = _ratios_per_token(scores)
+    return -F.logsigmoid(beta * (chosen - rejected)).sum(), _rewards(beta * chosen, beta * rejected)
+
+
+def robust(scores: Scores, *, beta: float, label_smoothing: float) -> tuple[Tensor, Metrics]:
+    """Robust DPO, Chowdhury et al., arXiv 2403.00409: DPO's loss without bias when a share of
+    ``label_smoothing`` of the preferences is flipped."""
+    margin = beta * (scores.chosen_ratio - scores.rejected_ratio)
+    loss = -(1 - label_smoothing) * F.logsigmoid(margin) + label_smoothing * F.logsigmoid(-margin)
+    rewards = _rewards(beta * scores.chosen_ratio, beta * scores.rejected_ratio)
+    return loss.sum() / (1 - 2 * label_smoothing), rewards
+
+
 def ipo(scores: Scores, *, beta: float) -> tuple[Tensor, Metrics]:
     """Identity Preference Optimization, Azar et al., arXiv 2310.12036 (eq. 17, beta is its tau).
 
     Log-ratios are per token, as in the paper's experiments (its authors to TRL's) and in TRL.
     """
-    margin = scores.chosen_ratio / scores.chosen_tokens - scores.rejected_ratio / scores.rejected_tokens
-    loss = (margin - 1 / (2 * beta)) ** 2
+    chosen, rejected = _ratios_per_token(scores)
+    loss = (chosen - rejected - 1 / (2 * beta)) ** 2
     return loss.sum(), _rewards(beta * scores.chosen_ratio, beta * scores.rejected_ratio)
 
 
@@ -158,6 +179,34 @@ def hinge(scores: Scores, *, beta: float) -> tuple[Tensor, Metrics]:
     """Hinge on DPO's margin: SLiC-HF, Zhao et al., arXiv 2305.10425, in the form of Liu et al., arXiv 2309.06657."""
     margin = beta * (scores.chosen_ratio - scores.rejected_ratio)
     return torch.relu(1 - margin).sum(), _rewards(beta * scores.chosen_ratio, beta * scores.rejected_ratio)
+
+
+def sppo(scores: Scores, *, beta: float) -> tuple[Tensor, Metrics]:
+    """Self-Play Preference Optimization, Wu et al., arXiv 2405.00675 (eq. 4.7), the chosen response taken to win
+    with certainty."""
+    loss = (scores.chosen_ratio - 0.5 / beta) ** 2 + (scores.rejected_ratio + 0.5 / beta) ** 2
+    return loss.sum(), _rewards(beta * scores.chosen_ratio, beta * scores.rejected_ratio)
+
+
+def nca(scores: Scores, *, beta: float) -> tuple[Tensor, Metrics]:
+    """Noise Contrastive Alignment for pairs, Chen et al., arXiv 2402.05369: keeps the chosen response likely."""
+    chosen, rejected = beta * scores.chosen_ratio, beta * scores.rejected_ratio
+    loss = -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
+    return loss.sum(), _rewards(chosen, rejected)
+
+
+def apo_zero(scores: Scores, *, beta: float) -> tuple[Tensor, Metrics]:
+    """Anchored Preference Optimization, D'Oosterlinck et al., arXiv 2408.06266 (eq. 7): the chosen response up, the
+    rejected one down; for data that is better than the model."""
+    chosen, rejected = beta * scores.chosen_ratio, beta * scores.rejected_ratio
+    return (torch.sigmoid(-chosen) + torch.sigmoid(rejected)).sum(), _rewards(chosen, rejected)
+
+
+def apo_down(scores: Scores, *, beta: float) -> tuple[Tensor, Metrics]:
+    """Anchored Preference Optimization (eq. 8): both down, the rejected one more; for data that is worse than the
+    model."""
+    chosen, rejected = beta * scores.chosen_ratio, beta * scores.rejected_ratio
+    return (torch.sigmoid(chosen) + torch.sigmoid(rejected - chosen)).sum(), _rewards(chosen, rejected)
 
 
 def simpo(scores: Scores, *, beta: float, gamma: float) -> tuple[Tensor, Metrics]:
@@ -184,6 +233,11 @@ def cpo(scores: Scores, *, beta: float, alpha: float) -> tuple[Tensor, Metrics]:
     nll = -scores.mean_chosen
     loss = -F.logsigmoid(margin) + alpha * nll
     return loss.sum(), _rewards(beta * scores.chosen, beta * scores.rejected) | {"nll_loss": nll.detach()}
+
+
+def _ratios_per_token(scores: Scores) -> tuple[Tensor, Tensor]:
+    """[pairs] of the chosen and the rejected response."""
+    return scores.chosen_ratio / scores.chosen_tokens, scores.rejected_ratio / scores.rejected_tokens
 
 
 def _log_odds(mean_logp: Tensor) -> Tensor:

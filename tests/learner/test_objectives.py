@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from buffer.errors import UserError
-from learner.config import ObjectiveConfig
+from learner.config import PREFERENCE_OBJECTIVES, ObjectiveConfig
 from learner.objectives import Objective, Scores, resolve_objective
 
 PAIRS = 7
@@ -36,7 +36,7 @@ def assert_equal_with_gradients(ours: torch.Tensor, theirs: torch.Tensor, policy
     assert expected.abs().max() > 1e-4
 
 
-def trl_dpo_loss(scores: Scores, loss_type: str, beta: float) -> torch.Tensor:
+def trl_dpo_loss(scores: Scores, loss_type: str, beta: float, label_smoothing: float = 0.0) -> torch.Tensor:
     """DPOTrainer's own loss, run on a stand-in for the trainer; its model returns our token log-probabilities."""
     trl = pytest.importorskip("trl")
     counts = torch.cat((scores.chosen_tokens, scores.rejected_tokens))
@@ -51,8 +51,8 @@ def trl_dpo_loss(scores: Scores, loss_type: str, beta: float) -> torch.Tensor:
     model = SimpleNamespace(training=True)
     trainer = SimpleNamespace(
         model=model, accelerator=accelerator, aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=True,
-        f_divergence_type="reverse_kl", loss_types=[loss_type], loss_weights=[1.0], beta=beta, label_smoothing=0.0,
-        use_weighting=False, _metrics={"train": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
+        f_divergence_type="reverse_kl", loss_types=[loss_type], loss_weights=[1.0], beta=beta,
+        label_smoothing=label_smoothing, use_weighting=False, _metrics={"train": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
     )  # fmt: skip
     zeros = torch.zeros_like(token_logps)
     outputs = SimpleNamespace(log_probs=token_logps, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
@@ -66,12 +66,19 @@ def trl_dpo_loss(scores: Scores, loss_type: str, beta: float) -> torch.Tensor:
     return trl.DPOTrainer._compute_loss(trainer, lambda **_: outputs, inputs, False)
 
 
-@pytest.mark.parametrize(("name", "loss_type"), [("dpo", "sigmoid"), ("ipo", "ipo"), ("hinge", "hinge")])
+TRL_NAMES = {
+    "dpo": "sigmoid", "dpo_norm": "sigmoid_norm", "robust": "robust", "ipo": "ipo", "hinge": "hinge",
+    "sppo": "sppo_hard", "nca": "nca_pair", "apo_zero": "apo_zero", "apo_down": "apo_down",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRL_NAMES)
 @pytest.mark.parametrize("beta", [0.1, 0.7])
-def test_reference_losses_equal_trl(name, loss_type, beta):
-    scores = random_scores()
-    loss, metrics = objective(name=name, beta=beta).fn(scores)
-    assert_equal_with_gradients(loss, trl_dpo_loss(scores, loss_type, beta) * PAIRS, scores.policy)
+def test_reference_losses_equal_trl(name, beta):
+    scores, smoothing = random_scores(), 0.2 if name == "robust" else 0.0
+    loss, metrics = objective(name=name, beta=beta, label_smoothing=smoothing).fn(scores)
+    theirs = trl_dpo_loss(scores, TRL_NAMES[name], beta, smoothing)
+    assert_equal_with_gradients(loss, theirs * PAIRS, scores.policy)
     assert metrics["rewards/chosen"].shape == (PAIRS,)
 
 
@@ -139,6 +146,15 @@ def by_hand() -> Scores:
         ({"name": "sft"}, 1.0),  # 6 nats over 6 tokens
         ({"name": "dpo", "beta": 0.5}, math.log1p(math.exp(-0.5))),  # ratios 0.5 and -0.5: margin 0.5 * 1
         ({"name": "dpo", "beta": 0.5, "sft_weight": 2.0}, math.log1p(math.exp(-0.5)) + 2.0),
+        ({"name": "dpo_norm", "beta": 0.5}, math.log1p(math.exp(-0.5 * (0.5 / 6 + 0.5 / 5)))),
+        (
+            {"name": "robust", "beta": 0.5, "label_smoothing": 0.25},
+            (0.75 * math.log1p(math.exp(-0.5)) - 0.25 * math.log1p(math.exp(0.5))) / 0.5,
+        ),
+        ({"name": "sppo", "beta": 0.5}, 0.25 + 0.25),  # (0.5 - 1)^2 + (-0.5 + 1)^2
+        ({"name": "nca", "beta": 0.5}, 1.5 * math.log1p(math.exp(-0.25)) + 0.5 * math.log1p(math.exp(0.25))),
+        ({"name": "apo_zero", "beta": 0.5}, 2 / (1 + math.exp(0.25))),
+        ({"name": "apo_down", "beta": 0.5}, 1 / (1 + math.exp(-0.25)) + 1 / (1 + math.exp(0.5))),
         ({"name": "hinge", "beta": 0.5}, 0.5),
         ({"name": "ipo", "beta": 0.5}, (0.5 / 6 + 0.5 / 5 - 1) ** 2),
         ({"name": "simpo", "beta": 2.0, "simpo_gamma": 0.5}, math.log1p(math.exp(-(2 * (-1 + 2) - 0.5)))),
@@ -164,7 +180,7 @@ def test_loss_is_summed_so_that_parts_of_a_batch_add_up():
     assert sum(p.item() for p in parts) == pytest.approx(whole.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "ipo", "hinge", "simpo", "orpo", "cpo"])
+@pytest.mark.parametrize("name", ["sft", *PREFERENCE_OBJECTIVES])
 def test_what_is_declared_without_prefix_gradient_has_none(name):
     scores, chosen = random_scores(), objective(name=name, cpo_alpha=0.0)
     (gradient,) = torch.autograd.grad(chosen.fn(scores)[0], scores.policy)

@@ -1,0 +1,101 @@
+"""Seconds and bytes per second of a publication into a running engine, against a memcpy of the same bytes.
+
+    python -m benchmarks.publication [--sizes 3M 30M 110M] [--rounds 5]
+
+Staged: the learner's copy into shared memory with its checksums (what holds up training, beside the gather). Sent: the
+engine pauses, verifies every byte, loads and repacks, and goes on. fp32, one machine, backend ``shm``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from transformers import AutoModelForCausalLM
+
+from actors.config import GenerationConfig
+from actors.generator import GenerationActor
+from actors.plan import Plan
+from actors.tokens import TokenTable
+from benchmarks.models import SHAPES, write_llama
+from benchmarks.report import machine, save, table_of
+from cluster.transfer.publisher import Publisher
+
+VOCABULARY = 8192
+
+
+def measure(size: str, rounds: int, folder: Path) -> dict[str, Any]:
+    model = write_llama(folder, size, VOCABULARY)
+    engine = {
+        "model": model, "tokenizer": None, "dtype": "float32", "max_length": 256, "eos": (2,), "seed": 0,
+        "backend": "shm", "use_gpu": False, "trust_remote_code": False, "sleep_mode": False,
+    }  # fmt: skip
+    nothing = (Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
+    actor = (
+        ray.remote(GenerationActor)
+        .options(num_cpus=0, max_concurrency=100)
+        .remote("actor-0", engine, GenerationConfig(), nothing, None)
+    )
+    ray.get(actor.ready.remote())
+    weights = list(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).named_parameters())
+    metadata = [(name, p.dtype, tuple(p.shape)) for name, p in weights]
+    source = torch.cat([p.detach().flatten() for _, p in weights]).view(torch.uint8)
+    target = torch.empty_like(source)
+    publisher = Publisher("shm", timeout_s=120)
+    publisher.retarget({"actor-0": actor})
+    seconds: dict[str, list[float]] = {"memcpy": [], "stage": [], "send": []}
+    for version in range(rounds + 2):  # two warm-ups: both slots are mapped then
+        started = time.perf_counter()
+        target.copy_(source)
+        copied = time.perf_counter()
+        publisher.stage(version, metadata, iter(weights))
+        staged = time.perf_counter()
+        (ack,) = publisher.send()
+        sent = time.perf_counter()
+        assert not ack.error, ack
+        if version >= 2:
+            for name, value in (("memcpy", copied - started), ("stage", staged - copied), ("send", sent - staged)):
+                seconds[name].append(value)
+    publisher.shutdown()
+    ray.kill(actor)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    whole = medians["stage"] + medians["send"]
+    ratios = [(a + b) / c for a, b, c in zip(seconds["stage"], seconds["send"], seconds["memcpy"], strict=True)]
+    return {
+        "parameters": sum(p.numel() for _, p in weights), "bytes": len(source), "seconds": seconds, "median": medians,
+        "bytes_per_s": len(source) / whole, "over_memcpy": statistics.median(ratios),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    with tempfile.TemporaryDirectory() as folder:
+        results = {size: measure(size, arguments.rounds, Path(folder)) for size in arguments.sizes}
+    head = ["parameters", "MB", "memcpy s", "staged s", "sent s", "GB/s", "stage + send over memcpy"]
+    rows = [
+        [
+            f"{r['parameters'] / 1e6:.0f} M", f"{r['bytes'] / 1e6:.0f}", f"{r['median']['memcpy']:.3f}",
+            f"{r['median']['stage']:.3f}", f"{r['median']['send']:.3f}", f"{r['bytes_per_s'] / 1e9:.2f}",
+            f"{r['over_memcpy']:.1f}",
+        ]
+        for r in results.values()
+    ]  # fmt: skip
+    print(table_of(head, rows))
+    save("publication", {"machine": machine(), "backend": "shm", "results": results})
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -52,7 +52,8 @@ def trl_dpo_loss(scores: Scores, loss_type: str, beta: float, label_smoothing: f
     trainer = SimpleNamespace(
         model=model, accelerator=accelerator, aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=True,
         f_divergence_type="reverse_kl", loss_types=[loss_type], loss_weights=[1.0], beta=beta,
-        label_smoothing=label_smoothing, use_weighting=False, _metrics={"train": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
+        label_smoothing=label_smoothing, use_weighting=False, _metrics={"train": defaultdict(list)},
+        _total_train_tokens=0, _tp_size=1,
     )  # fmt: skip
     zeros = torch.zeros_like(token_logps)
     outputs = SimpleNamespace(log_probs=token_logps, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())

@@ -49,7 +49,19 @@ lint: $(READY)  ## ruff, and mypy on the parts without engines
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: bench-learner bench-pipeline  ## all benchmarks
+bench: bench-learner bench-pipeline  ## all benchmarks: tables, and JSON in benchmarks/results
+
+bench-learner: $(READY)  ## the learner against TRL, the average against a gather loop
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner --paper
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.average
+
+bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, scaling (needs what make demo leaves)
+	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.publication
+	$(BIN)/python -m benchmarks.buffer
+	$(BIN)/python -m benchmarks.scaling
 
 clean:  ## remove what runs leave (runs/, data/), not .venv
 	rm -rf runs data benchmarks/results

@@ -1,10 +1,14 @@
-"""Runs the demo: data, a supervised start, SAPO on it, and a table of what that did. ``python -m demo data`` stops
-after the data."""
+"""Runs the demo: data, a supervised start, SAPO and more supervised training from it, and a table of what each did.
+
+``python -m demo data`` stops after the data.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -19,8 +23,15 @@ from demo.task import write_data
 DATA = Path("data/demo")
 TRAIN_ROWS = 20_000
 SEED = 0
-SAMPLES = 4
+SAMPLES = 16
 """Sampled responses per held-out prompt."""
+AT_ONCE = 2
+"""Models evaluated at a time, each in an engine of its own."""
+STAGES = {
+    "demo-sft": "Supervised start",
+    "demo": "SAPO",
+    "demo-sft-continued": "Supervised training continued, for comparison",
+}
 
 
 def make_data() -> None:
@@ -36,41 +47,52 @@ def main() -> int:
     console.print(f"data: {TRAIN_ROWS} conversations in {DATA}/train.jsonl, held-out prompts in {DATA}/test.jsonl")
     if sys.argv[1:] == ["data"]:
         return 0
+    from cluster.launch import needed_cpus, ray_cluster
     from cluster.run import train
 
-    console.print("\n[bold]1. Supervised start[/bold] (configs/demo-sft.yaml)")
-    start = train(load_config("configs/demo-sft.yaml"), overwrite=True)
-    console.print("\n[bold]2. SAPO[/bold] (configs/demo.yaml)")
-    sapo = train(load_config("configs/demo.yaml"), overwrite=True)
-    console.print("\n[bold]3. Evaluation[/bold] on held-out prompts, by a program that checks the answers")
-    models = {"supervised start": start.policy, "SAPO policy": sapo.policy, "SAPO average": sapo.ema}
-    results = {
-        name: evaluate(str(path), DATA / "test.jsonl", "demo.task:check", samples=SAMPLES, temperature=0.7)
-        for name, path in models.items()
-    }
-    _print(console, results)
+    configs = {name: load_config(f"configs/{name}.yaml") for name in ("demo-sft", "demo", "demo-sft-continued")}
+    runs = {}
+    with ray_cluster(configs["demo"].cluster, needed_cpus(configs["demo"])):
+        for number, (name, config) in enumerate(configs.items(), 1):
+            console.print(f"\n[bold]{number}. {STAGES[name]}[/bold] (configs/{name}.yaml)")
+            runs[name] = train(config, overwrite=True)
+    console.print("\n[bold]4. Evaluation[/bold] on held-out prompts, by a program that checks the answers")
+    sapo = runs["demo"]
+    models = {
+        "supervised start": runs["demo-sft"].policy, "SFT continued": runs["demo-sft-continued"].policy,
+        "SAPO policy": sapo.policy, "SAPO average": sapo.ema,
+    }  # fmt: skip
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        _print(console, dict(zip(models, pool.map(_evaluated, models.values()), strict=True)))
     console.print(f"\nSAPO run: {sapo.verdict}")
-    console.print(f"pairs that it trained on: {sapo.folder}/samples.jsonl   metrics: {sapo.folder}/metrics.jsonl")
-    console.print(f"curves: .venv/bin/tensorboard --logdir {sapo.folder.parent}")
-    console.print("change it: .venv/bin/sapo train configs/demo.yaml name=mine objective.beta=0.05")
+    for what, where in (
+        ("pairs that it trained on", sapo.folder / "samples.jsonl"),
+        ("metrics of every step", sapo.folder / "metrics.jsonl"),
+        ("curves", f".venv/bin/tensorboard --logdir {sapo.folder.parent}"),
+        ("change it", ".venv/bin/sapo train configs/demo.yaml name=mine generation.segment_length=2"),
+    ):
+        console.print(f"{what}: {where}", soft_wrap=True, highlight=False)
     console.print(f"total: {time.monotonic() - started:.0f} s")
     return 0
 
 
+def _evaluated(model: Path) -> Evaluation:
+    return evaluate(str(model), DATA / "test.jsonl", "demo.task:check", samples=SAMPLES, temperature=0.7)
+
+
 def _print(console: Console, results: dict[str, Evaluation]) -> None:
     table = Table(title="share of right answers (± one standard error)")
-    for head in ("model", "greedy", "sampled at 0.7", "against the start"):
+    for head in ("model", "greedy", "sampled at 0.7"):
         table.add_column(head)
-    base = next(iter(results.values()))
     for name, result in results.items():
-        change = "" if result is base else f"{result.sampled.mean - base.sampled.mean:+.3f} sampled"
-        table.add_row(name, str(result.greedy), str(result.sampled), change)
+        table.add_row(name, str(result.greedy), str(result.sampled))
     console.print(table)
-    sapo, error = list(results.values())[1], base.sampled.error
-    difference = sapo.sampled.mean - base.sampled.mean
-    noise = (sapo.sampled.error**2 + error**2) ** 0.5
-    word = "helped" if difference > 2 * noise else "hurt" if difference < -2 * noise else "made no clear difference"
-    console.print(f"SAPO {word}: {difference:+.3f} ± {noise:.3f} on sampled answers.")
+    sapo = results["SAPO policy"].sampled
+    for name in ("supervised start", "SFT continued"):
+        other = results[name].sampled
+        difference, noise = sapo.mean - other.mean, math.hypot(sapo.error, other.error)
+        word = "better" if difference > 2 * noise else "worse" if difference < -2 * noise else "not clearly different"
+        console.print(f"SAPO against {name}, sampled: {difference:+.3f} ± {noise:.3f}, {word}", highlight=False)
 
 
 if __name__ == "__main__":

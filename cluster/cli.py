@@ -141,6 +141,7 @@ def fields(section: type[Section], prefix: str = "") -> list[tuple[str, str, str
 
 
 def _train(run: RunConfig, resume: bool, overwrite: bool) -> None:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
     from cluster.job import anchored, checkout
     from cluster.run import train as start
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -44,9 +45,10 @@ def main() -> int:
     console = Console()
     started = time.monotonic()
     make_data()
-    console.print(f"data: {TRAIN_ROWS} conversations in {DATA}/train.jsonl, held-out prompts in {DATA}/test.jsonl")
+    console.print(f"data: {TRAIN_ROWS} conversations in {DATA}/train.jsonl, held-out prompts in test.jsonl")
     if sys.argv[1:] == ["data"]:
         return 0
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
     from cluster.launch import needed_cpus, ray_cluster
     from cluster.run import train
 

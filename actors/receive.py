@@ -6,14 +6,15 @@ own ``nccl`` and ``ipc`` need nothing of ours.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -128,11 +129,15 @@ class SharedMemoryReceiver(StagedReceiver):
     init_info_cls = NoRendezvous
 
     def init_transfer_engine(self, init_info: NoRendezvous) -> None:
-        pass
+        self._maps: dict[tuple[str, int], Tensor] = {}
 
     def _bytes(self, update: StagedUpdate) -> Tensor:
         size = update.buckets[-1][1] if update.buckets else 0
-        return torch.from_file(update.path, shared=True, size=size, dtype=torch.uint8)
+        if (update.path, size) not in self._maps:
+            # The sender has two files and fills them in turn: mapped once, their pages need not be found again.
+            self._maps = {key: mapped for key, mapped in self._maps.items() if Path(key[0]).exists()}
+            self._maps[update.path, size] = torch.from_file(update.path, shared=True, size=size, dtype=torch.uint8)
+        return self._maps[update.path, size]
 
 
 class GlooReceiver(StagedReceiver):
@@ -159,8 +164,8 @@ class GlooReceiver(StagedReceiver):
 
 
 def checksum(data: Tensor) -> int:
-    """Adler-32 of uint8 [bytes]; runs at the speed of memory, where a CRC in Python's zlib does not."""
-    return zlib.adler32(data.numpy())
+    """XXH3 of uint8 [bytes], 64 bits: at the speed of memory, where zlib's checksums take a third of a publication."""
+    return xxhash.xxh3_64_intdigest(data.numpy())
 
 
 def gloo_group(address: str, port: int, rank: int, world_size: int, timeout_s: float) -> torch.distributed.ProcessGroup:

@@ -265,8 +265,8 @@ def _with_sft(loss: Loss, weight: float, scores: Scores) -> tuple[Tensor, Metric
 
 
 def _with_common_metrics(loss: Loss, rejected: bool, scores: Scores) -> tuple[Tensor, Metrics]:
-    """Adds what every objective reports: sums of log-probabilities, of the responses and by region, and with a
-    reference the region's part of the log-ratio (B against B', C against C)."""
+    """Adds what every objective reports: sums of log-probabilities, of the responses and by region, and by how much
+    B beats B' and C after B beats C after B'; with a reference the same of log-ratios."""
     value, metrics = loss(scores)
     policy = scores.policy.detach()
     common = {
@@ -280,6 +280,8 @@ def _with_common_metrics(loss: Loss, rejected: bool, scores: Scores) -> tuple[Te
             "logps/rejected": scores.rejected.detach(),
             "logps/rejected_segment": policy[:, REJECTED_SEGMENT],
             "logps/rejected_suffix": policy[:, REJECTED_SUFFIX],
+            "logps/segment_margin": policy[:, CHOSEN_SEGMENT] - policy[:, REJECTED_SEGMENT],
+            "logps/suffix_margin": policy[:, CHOSEN_SUFFIX] - policy[:, REJECTED_SUFFIX],
         }
     if scores.reference is not None:
         ratio = scores.ratio.detach()

@@ -91,6 +91,26 @@ def steps(learner: Any, first: int, last: int) -> list[dict[str, float]]:
     return history
 
 
+class Recorder:
+    """A publisher that keeps what it is handed, and how many elements ZeRO-3 had gathered at most meanwhile."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self.seen: dict[str, Any] = {}
+
+    def stage(self, version: int, metadata: list, weights: Any) -> None:
+        kept, most = {}, 0
+        for name, tensor in weights:
+            kept[name] = tensor.detach().clone()
+            # Under ZeRO-3 a parameter has elements only while it is gathered.
+            whole = [p for p in self._module.parameters() if hasattr(p, "ds_tensor")]
+            most = max(most, sum(p.numel() for p in whole))
+        self.seen = {"version": version, "metadata": metadata, "weights": kept, "most_gathered": most}
+
+    def shutdown(self) -> None:
+        pass
+
+
 def weights(folder: Path | str) -> dict[str, torch.Tensor]:
     from transformers import AutoModelForCausalLM
 

@@ -12,6 +12,7 @@ from rank_group import (
     BETA,
     DECAY,
     LR,
+    Recorder,
     close,
     in_group,
     make_pairs,
@@ -42,6 +43,10 @@ def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -
         "reference": {pair.index: score.logps for pair, score in zip(pairs, scores, strict=True)},
         "resident": len(learner.reference.values),
     }
+    recorder = Recorder(learner.module)
+    learner.attach(recorder)
+    learner.stage(STEPS + 1)
+    facts["published"] = recorder.seen.get("weights")
     learner.export(out)
     torch.save(facts, Path(out) / f"facts-{rank}.pt")
     learner.shutdown()
@@ -126,6 +131,12 @@ def test_reference_is_the_model_with_its_adapters_off_and_takes_no_memory(seen):
             chosen = plain_logps(base, pair.prompt, pair.chosen).sum().item()
         assert found[index][:3].sum() == pytest.approx(chosen, abs=1e-3)
     assert [facts["resident"] for facts in seen.ranks] == [0, 0]
+
+
+def test_published_weights_are_merged_and_have_the_base_models_names(seen):
+    published = seen.ranks[0]["published"]
+    close(published, weights(seen.folder / "ema"), 0.0)
+    assert published.keys() == weights(seen.base).keys()
 
 
 @pytest.mark.parametrize("which", ["policy", "ema"])

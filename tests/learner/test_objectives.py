@@ -204,6 +204,7 @@ def test_metrics_carry_the_fields_names_per_pair_and_region():
         "rewards/chosen": 0.25, "rewards/rejected": -0.25, "rewards/margins": 0.5, "rewards/accuracies": 1.0,
         "logps/chosen": -6.0, "logps/rejected": -10.0, "logps/prefix": -1.0, "logps/chosen_segment": -2.0,
         "logps/chosen_suffix": -3.0, "logps/rejected_segment": -5.0, "logps/rejected_suffix": -4.0,
+        "logps/segment_margin": 3.0, "logps/suffix_margin": 1.0,
         "logratios/prefix": 0.5, "logratios/segment_margin": 1.0, "logratios/suffix_margin": 0.0,
     }  # fmt: skip
     assert "logps/rejected" not in objective(name="sft").fn(by_hand())[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +51,7 @@ class Oracle(NamedTuple):
     norms: list[float]
 
 
-def plain_run(folder: str, make_optimizer: Any, renew_every: int | None = None) -> Oracle:
+def plain_run(folder: str, make_optimizer: Any, renew_every: int | None = None, count: int = STEPS) -> Oracle:
     """One plain PyTorch process: two sequences a pair, a torch optimizer, a hand-written EMA of every parameter.
 
     The reference is the start, or a copy of the average that is renewed every so many steps.
@@ -60,7 +62,7 @@ def plain_run(folder: str, make_optimizer: Any, renew_every: int | None = None) 
     frozen, average = copy.deepcopy(policy).eval(), copy.deepcopy(policy)
     optimizer = make_optimizer(policy.parameters(), lr=LR, weight_decay=0.0)
     losses, norms = [], []
-    for step in range(STEPS):
+    for step in range(count):
         loss = torch.zeros(())
         for pair in make_pairs(step):
             ratio = [
@@ -125,14 +127,15 @@ def test_two_ranks_equal_one_plain_process_over_20_steps(
 @pytest.mark.parametrize("stage", [0, 3])
 def test_update_does_not_depend_on_packing_or_ranks(stage, tiny_llama, tmp_path):
     results = []
-    for world, tokens in ((1, 1024), (2, 40)):
+    for world, tokens in ((1, 1024), (2, 40), (3, 100)):
         out = tmp_path / f"{world}-{tokens}"
         out.mkdir()
         parts = sections(tiny_llama, learner={"zero_stage": stage, "tokens_per_batch": tokens, "ranks": world})
         in_group(world, train, parts, str(out), 2)
         results.append(weights(out / "policy"))
     # AdamW's first steps are lr in size whatever the gradient's, so rounding of near-zero gradients shows enlarged.
-    close(results[0], results[1], 0.02 * LR)
+    for other in results[1:]:
+        close(results[0], other, 0.02 * LR)
 
 
 def train_in_bf16(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
@@ -221,3 +224,78 @@ def test_supervised_rows_train_without_a_reference(tiny_llama, tmp_path):
     with torch.no_grad():
         expected = np.mean([-float(plain_logps(model, p.prompt, p.chosen).mean()) for p in make_pairs(0)])
     assert torch.load(tmp_path / "metrics.pt")["loss"] == pytest.approx(expected, abs=1e-4)
+
+
+def falcon_h1(folder: Path) -> str:
+    """A hybrid: every layer has attention and a recurrent mixer."""
+    from transformers import FalconH1Config, FalconH1ForCausalLM
+
+    torch.manual_seed(0)
+    config = FalconH1Config(
+        vocab_size=128, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.1, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, mamba_d_ssm=48, mamba_n_heads=4, mamba_d_head=12, mamba_d_state=8, mamba_n_groups=1,
+        mamba_chunk_size=16,
+    )  # fmt: skip
+    FalconH1ForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+def train_hybrid(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
+    learner = start(rank, world, port, parts)
+    losses = [metrics["loss"] for metrics in steps(learner, 0, 3)]
+    if rank == 0:
+        torch.save((learner.note, losses), out)
+    learner.shutdown()
+
+
+def test_a_hybrid_model_falls_back_to_the_padded_forward_and_says_so(tmp_path):
+    parts = sections(falcon_h1(tmp_path / "hybrid"), learner={"zero_stage": 3})
+    in_group(2, train_hybrid, parts, str(tmp_path / "seen.pt"))
+    note, losses = torch.load(tmp_path / "seen.pt")
+    assert note.startswith("padded forward: falcon_h1 has recurrent layers")
+    np.testing.assert_allclose(losses, plain_run(parts["model"].path, torch.optim.AdamW, count=3).losses, atol=1e-4)
+
+
+def observe_dropout(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
+    learner = start(rank, world, port, parts)
+    pairs = make_pairs(0)
+    mine = share(pairs, rank, world)
+    report = learner.step(mine, len(pairs))  # the self-check would stop it if dropout were on there
+    assert abs(report.metrics["loss"] - np.log(2)) > 1e-3, "dropout is off while training"
+    assert learner.module.training
+    scores = {pair.index: score.logps for pair, score in zip(mine, report.reference_scores, strict=True)}
+    held = sum(v.numel() * v.element_size() for v in learner.reference.values)
+    torch.save((scores, held), f"{out}/{rank}.pt")
+    learner.shutdown()
+
+
+@pytest.fixture(scope="module")
+def with_dropout(tiny_llama: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, np.ndarray], list[int]]:
+    """(reference log-probabilities by pair, bytes of the reference on each rank) of a bf16 model with dropout."""
+    folder, out = tmp_path_factory.mktemp("models") / "dropout", tmp_path_factory.mktemp("seen")
+    shutil.copytree(tiny_llama, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"attention_dropout": 0.5}
+    (folder / "config.json").write_text(json.dumps(config))
+    parts = sections(str(folder), model={"dtype": "bfloat16"}, learner={"zero_stage": 2})
+    in_group(2, observe_dropout, parts, str(out))
+    ranks = [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return ranks[0][0] | ranks[1][0], [held for _, held in ranks]
+
+
+def test_reference_and_self_check_run_without_dropout(with_dropout, tiny_llama):
+    from transformers import AutoModelForCausalLM
+
+    scores, _ = with_dropout
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16).eval()
+    for pair in make_pairs(0):
+        with torch.no_grad():
+            chosen = float(plain_logps(model, pair.prompt, pair.chosen).mean())
+        assert scores[pair.index][:3].sum() / len(pair.chosen) == pytest.approx(chosen, abs=0.05)
+
+
+def test_the_reference_is_one_sharded_copy_in_the_models_dtype(with_dropout, tiny_llama):
+    _, held = with_dropout
+    whole = sum(w.numel() for w in weights(tiny_llama).values())
+    assert 2 * whole <= sum(held) < 2 * whole + 1024  # two bytes a weight over all ranks, and padding
+    assert max(held) < 1.01 * whole

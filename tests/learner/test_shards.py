@@ -6,13 +6,14 @@ something, these tests say what.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from rank_group import DECAY, close, in_group, make_pairs, plain_logps, sections, share, start, steps, weights
+from rank_group import DECAY, Recorder, close, in_group, make_pairs, plain_logps, sections, share, start, steps, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.config import ReferenceConfig
@@ -30,17 +31,6 @@ class CountedCollectives(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += func.namespace == "c10d"
         return func(*args, **(kwargs or {}))
-
-
-class Recorder:
-    """A publisher that keeps what it is handed."""
-
-    def stage(self, version: int, metadata: list, weights: Any) -> None:
-        self.version, self.metadata = version, metadata
-        self.weights = {name: tensor.detach().clone() for name, tensor in weights}
-
-    def shutdown(self) -> None:
-        pass
 
 
 def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
@@ -79,10 +69,10 @@ def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -
     facts["scored_average"] = learner.score_average(SEQUENCES)
     facts["scored_after"], facts["after"] = scored(), current()
 
-    recorder = Recorder()
+    recorder = Recorder(learner.module)
     learner.attach(recorder)
     learner.stage(4)
-    facts["published"] = vars(recorder)
+    facts["published"] = recorder.seen
     learner.export(out)
     torch.save(facts, Path(out) / f"facts-{rank}.pt")
     learner.shutdown()
@@ -165,6 +155,17 @@ def test_published_weights_are_the_exported_average_under_checkpoint_names(seen)
     close(seen.ranks[0]["held"], exported, 0.0)
     assert published["metadata"] == [(name, w.dtype, tuple(w.shape)) for name, w in published["weights"].items()]
     assert {dtype for _, dtype, _ in published["metadata"]} == {seen.dtype}
+
+
+def test_publication_gathers_one_layer_at_a_time(seen):
+    published = seen.ranks[0]["published"]
+    sizes = Counter()
+    for name, weight in published["weights"].items():
+        sizes[".".join(name.split(".")[:3]) if ".layers." in name else name] += weight.numel()
+    if seen.ranks[0]["stage"] == 3:
+        assert published["most_gathered"] == max(sizes.values()) < sum(sizes.values()) / 2
+    else:
+        assert published["most_gathered"] == 0
 
 
 def test_scores_under_the_average_are_those_of_the_exported_model(seen):

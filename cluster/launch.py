@@ -90,10 +90,10 @@ def _hardware(address: str, *, local: bool) -> Hardware:
 
 
 def needed_cpus(config: RunConfig) -> float:
-    """CPU cores that the run reserves: ranks, actors, buffer front and shards, control."""
+    """CPU cores that the run reserves: ranks and actors; buffer and control reserve none."""
     cores = config.learner.ranks * config.learner.cpus_per_rank
     if config.method == "sapo":
-        cores += config.generation.actors * config.generation.cpus_per_actor + 1
+        cores += config.generation.actors * config.generation.cpus_per_actor
     return cores
 
 

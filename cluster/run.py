@@ -83,6 +83,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         stack.callback(writer.close)
         writer.say(f"{config.name}: {inputs.report}")
         writer.say(f"{config.name}: {hardware}; {total_steps} steps of {config.learner.batch_size}; {folder.path}")
+        if (cores := needed_cpus(config)) > hardware.cpus:
+            writer.say(f"{config.name}: reserves {cores:g} CPUs of {hardware.cpus:g}; waits for nodes to join")
         group = LearnerGroup.start(config, hardware, total_steps)
         stack.callback(group.shutdown)
         source = _start_source(config, hardware, inputs, group, writer, stack)

@@ -7,11 +7,21 @@ shared with the learner that costs more than the model. Here one thread schedule
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    id: str
+    prompt: Any
+    parameters: Any
+    finished: asyncio.Future[Any]
 
 
 class InProcessEngine:
@@ -20,7 +30,9 @@ class InProcessEngine:
     def __init__(self, arguments: Any) -> None:
         """``arguments``: vLLM's ``EngineArgs``. The environment must say VLLM_ENABLE_V1_MULTIPROCESSING=0."""
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._waiting: dict[str, Future[Any]] = {}
+        self._arrived: list[_Request] = []
+        """Requests of this round of the event loop: handed over together, so that they share the next step."""
+        self._waiting: dict[str, _Request] = {}
         self._paused = False
         self._dead: BaseException | None = None
         started: Future[None] = Future()
@@ -35,19 +47,41 @@ class InProcessEngine:
             ValueError: the request can't be run (too long, say).
             RuntimeError: the engine is dead; its own error is the cause.
         """
-        finished: Future[Any] = Future()
+        if self._dead:
+            raise RuntimeError("the engine is dead") from self._dead
+        self._loop = asyncio.get_running_loop()
+        request = _Request(request_id, prompt, sampling_params, self._loop.create_future())
+        if not self._arrived:
+            self._loop.call_soon(self._hand_over)
+        self._arrived.append(request)
+        yield await request.finished
 
-        def add() -> None:
-            # vLLM makes request ids unique itself; outputs carry ours.
-            self._waiting[request_id] = finished
+    def _hand_over(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        self._calls.put((lambda: self._add(arrived), Future()))
+
+    def _add(self, requests: list[_Request]) -> None:
+        for request in requests:
+            self._waiting[request.id] = request
             try:
-                self._engine.add_request(request_id, prompt, sampling_params)
-            except BaseException:
-                del self._waiting[request_id]
-                raise
+                self._engine.add_request(request.id, request.prompt, request.parameters)
+            except Exception as error:
+                self._settle([(self._waiting.pop(request.id), error)])
 
-        await self._on_thread(add)
-        yield await asyncio.wrap_future(finished)
+    def _settle(self, results: list[tuple[_Request, Any]]) -> None:
+        """Resolve the futures of several requests with one message to the event loop."""
+
+        def settle() -> None:
+            for request, result in results:
+                if request.finished.done():  # nobody waits for it any more
+                    continue
+                if isinstance(result, BaseException):
+                    request.finished.set_exception(result)
+                else:
+                    request.finished.set_result(result)
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the actor is leaving
+            self._loop.call_soon_threadsafe(settle)
 
     def get_num_unfinished_requests(self) -> int:
         return len(self._waiting)
@@ -122,8 +156,8 @@ class InProcessEngine:
                     self._step()
         except BaseException as error:
             self._dead = error
-            for finished in self._waiting.values():
-                finished.set_exception(error)
+            if self._waiting:
+                self._settle([(request, error) for request in self._waiting.values()])
         finally:
             self._engine.engine_core.shutdown()
 
@@ -145,6 +179,6 @@ class InProcessEngine:
             idle = False
 
     def _step(self) -> None:
-        for output in self._engine.step():
-            if output.finished:
-                self._waiting.pop(output.request_id).set_result(output)
+        finished = [output for output in self._engine.step() if output.finished]
+        if finished:
+            self._settle([(self._waiting.pop(output.request_id), output) for output in finished])

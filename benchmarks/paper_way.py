@@ -1,7 +1,7 @@
 """The peer of benchmarks/pipeline.py: SAPO in one process, as the paper's code does it.
 
 Each step: the average continues the batch's prefixes with transformers' ``generate()`` while everyone waits, the
-two halves of each pair are padded and run as sequences of their own, and so is the reference; then one optimizer
+two halves of each pair are padded and run as sequences of their own, for DPO by the reference too; then one optimizer
 step and a per-parameter average. Same plan, same cuts, same model, same data, same hyperparameters as ours.
 """
 
@@ -21,13 +21,15 @@ from actors.segment import splice
 from actors.tokens import TokenTable
 from buffer.record import PreferencePair
 from cluster.config import RunConfig
+from learner.config import ObjectiveConfig
 
 
 def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[float]:
     """Run ``steps`` optimizer steps; returns the seconds of each."""
     set_seed(config.seed)
     policy = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=torch.float32)
-    average, reference = copy.deepcopy(policy).eval(), copy.deepcopy(policy).eval()
+    average = copy.deepcopy(policy).eval()
+    reference = copy.deepcopy(policy).eval() if config.objective.name == "dpo" else None
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.optimizer.lr, weight_decay=0.0)
     generation = config.generation
     plan = Plan(config.seed, table.response_lengths, generation.segment_length, generation.responses_per_prompt)
@@ -48,7 +50,7 @@ def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[fl
         for position in chosen:
             buffer[position][1] += 1
             batch.append(buffer[position][0])
-        loss = _dpo(policy, reference, batch, config.objective.beta)
+        loss = _loss(policy, reference, batch, config.objective)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), config.optimizer.max_grad_norm)
         optimizer.step()
@@ -88,7 +90,10 @@ def _write(
     return pairs
 
 
-def _dpo(policy: torch.nn.Module, reference: torch.nn.Module, pairs: list[PreferencePair], beta: float) -> torch.Tensor:
+def _loss(
+    policy: torch.nn.Module, reference: torch.nn.Module | None, pairs: list[PreferencePair], objective: ObjectiveConfig
+) -> torch.Tensor:
+    """DPO against ``reference``, or ORPO without one, over padded sequences of both halves."""
     sequences = [(pair.prompt, half) for pair in pairs for half in (pair.chosen, pair.rejected)]
     width = max(len(prompt) + len(half) for prompt, half in sequences)
     ids, attention, scored = np.zeros((3, len(sequences), width), np.int64)
@@ -103,7 +108,11 @@ def _dpo(policy: torch.nn.Module, reference: torch.nn.Module, pairs: list[Prefer
         token_logps = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         return (token_logps * scored[:, 1:]).sum(-1)
 
-    with torch.no_grad():
-        frozen = logps(reference)
-    ratios = logps(policy) - frozen
-    return -F.logsigmoid(beta * (ratios[0::2] - ratios[1::2])).mean()
+    if reference is not None:
+        with torch.no_grad():
+            frozen = logps(reference)
+        ratios = logps(policy) - frozen
+        return -F.logsigmoid(objective.beta * (ratios[0::2] - ratios[1::2])).mean()
+    means = logps(policy) / scored.sum(-1)
+    log_odds = means - torch.log1p(-torch.exp(means))
+    return (-means[0::2] - objective.orpo_lambda * F.logsigmoid(log_odds[0::2] - log_odds[1::2])).mean()

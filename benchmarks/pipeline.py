@@ -1,7 +1,9 @@
 """End to end: pairs trained per second, this system against SAPO done the paper's way, alternating runs.
 
-Run from the repository root, after ``python -m demo data`` and an SFT start (``make demo`` leaves both):
-``python -m benchmarks.pipeline [--rounds 3] [--steps 60]``.
+    python -m benchmarks.pipeline [--shape demo conversations] [--rounds 3] [--steps 60]
+
+``demo``: configs/demo.yaml, sequences of some 20 tokens and segments of 4 (needs what ``make demo`` leaves).
+``conversations``: the same architecture on rows as long as conversations (benchmarks/conversations.py), DPO.
 """
 
 from __future__ import annotations
@@ -15,15 +17,23 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import conversations
 from benchmarks.report import machine, save, table_of
 
 WARM_STEPS = 10
 """First steps of each run that are not counted: caches, first kernels."""
 
 
+WAYS = {
+    "lockstep": ["weights.max_staleness=0"],
+    "overlapped": ["weights.max_staleness=2"],
+    "overlapped, published every 4": ["weights.max_staleness=8", "weights.publish_every=4"],
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/demo.yaml")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", nargs="+", choices=["demo", "conversations"], default=["demo", "conversations"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--peer", nargs=2, metavar=("CONFIG", "STEPS"), help=argparse.SUPPRESS)
@@ -31,33 +41,39 @@ def main() -> None:
     if arguments.peer:
         _peer(arguments.peer[0], int(arguments.peer[1]))
         return
-    ways = {
-        "paper's way": lambda: _run_peer(arguments.config, arguments.steps),
-        "lockstep": lambda: _run_ours(arguments.config, arguments.steps, 0),
-        "overlapped": lambda: _run_ours(arguments.config, arguments.steps, 2),
-    }
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-    for _ in range(arguments.rounds):
-        for name, way in ways.items():
-            rounds[name].append(way())
-            print(f"{name}: {rounds[name][-1]}", flush=True)
-    peer = statistics.median(r["pairs_per_s"] for r in rounds["paper's way"])
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for shape in arguments.shape:
+            config = "configs/demo.yaml" if shape == "demo" else conversations.write(Path(folder))
+            results[shape] = _compare(shape, config, arguments.rounds, arguments.steps)
+    save("pipeline", {"machine": machine(), "steps": arguments.steps, "rounds": results})
+
+
+def _compare(shape: str, config: str, count: int, steps: int) -> dict[str, list[dict[str, float]]]:
+    rounds: dict[str, list[dict[str, float]]] = {"paper's way": []} | {name: [] for name in WAYS}
+    for _ in range(count):
+        rounds["paper's way"].append(_run_peer(config, steps))
+        for name, overrides in WAYS.items():
+            rounds[name].append(_run_ours(config, steps, overrides))
+    print(f"\n{shape}: {config}, {steps} steps, {count} rounds; ratio to the paper's way in the same round")
     rows = []
-    for name, results in rounds.items():
-        rates = [r["pairs_per_s"] for r in results]
-        idle = statistics.median(r["learner_idle"] for r in results)
-        rows.append([name, f"{statistics.median(rates):.1f}", f"{min(rates):.1f}-{max(rates):.1f}",
-                     f"{statistics.median(rates) / peer:.2f}", f"{idle:.0%}"])  # fmt: skip
-    print(table_of(["way", "pairs/s", "range", "ratio", "learner idle"], rows))
-    save("pipeline", {"machine": machine(), "config": arguments.config, "steps": arguments.steps, "rounds": rounds})
+    for name, runs in rounds.items():
+        pairs, idle = ([run[key] for run in runs] for key in ("pairs_per_s", "learner_idle"))
+        ratios = [ours / peer["pairs_per_s"] for ours, peer in zip(pairs, rounds["paper's way"], strict=True)]
+        rows.append([
+            name, f"{statistics.median(pairs):.1f}", f"{statistics.median(ratios):.2f}",
+            f"{min(ratios):.2f}-{max(ratios):.2f}", f"{statistics.median(idle):.0%}",
+        ])  # fmt: skip
+    print(table_of(["way", "pairs/s", "ratio", "range", "learner idle"], rows), flush=True)
+    return rounds
 
 
-def _run_ours(config: str, steps: int, max_staleness: int) -> dict[str, float]:
+def _run_ours(config: str, steps: int, overrides: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
                 sys.executable, "-m", "cluster", "train", config, "name=bench", f"output_dir={folder}",
-                f"learner.steps={steps}", f"weights.max_staleness={max_staleness}", "logging.tensorboard=false",
+                f"learner.steps={steps}", *overrides, "logging.tensorboard=false",
             ],
             check=True, capture_output=True,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -56,7 +56,10 @@ def segment_attention(
 AttentionInterface.register(NAME, segment_attention)
 
 
-# ---- CPU: scaled-dot-product attention segment by segment ---------------------------------------------------
+# ---- CPU: scaled-dot-product attention segment by segment, small ones together ------------------------------
+
+SMALL = 128
+"""Blocks with at most so many keys are computed together: apart, the calls would cost more than the arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +91,98 @@ def _blocks(segment: Segment, window: int | None) -> list[_Block]:
     return blocks
 
 
+@dataclass(frozen=True)
+class _Together:
+    """Small blocks as one padded batch."""
+
+    queries: Tensor
+    """int64 [blocks, longest query]: position in the row; padding repeats the block's first."""
+    keys: Tensor
+    """int64 [blocks, longest key]: padding likewise."""
+    seen: Tensor
+    """bool [blocks, 1, longest query, longest key]"""
+    real: Tensor
+    """int64 [tokens]: where, among blocks * longest query, the real queries lie."""
+
+
+@dataclass(frozen=True)
+class _CpuPlan:
+    alone: tuple[_Block, ...]
+    together: tuple[_Together, ...]
+    order: Tensor | None
+    """int64 [tokens of the row]: where each token lies when the outputs of ``alone`` and of ``together`` are put side
+    by side; None if that is the row's own order."""
+
+
+def _cpu_plan(layout: Layout, window: int | None, device: torch.device) -> _CpuPlan:
+    plan = layout.cache.get(("cpu", window))
+    if plan is not None:
+        return plan
+    alone: list[_Block] = []
+    small: dict[tuple[int, int], list[_Block]] = {}
+    for block in (block for segment in layout.segments for block in _blocks(segment, window)):
+        if block.keys > SMALL:
+            alone.append(block)
+        else:  # sizes within a factor of two of each other, so that little is padding
+            size = ((block.stop - block.start - 1).bit_length(), (block.keys - 1).bit_length())
+            small.setdefault(size, []).append(block)
+    for size in [size for size, blocks in small.items() if len(blocks) == 1]:
+        alone += small.pop(size)
+    alone.sort(key=lambda b: b.start)
+    in_order = [*alone, *(block for blocks in small.values() for block in blocks)]
+    positions = torch.cat([torch.arange(b.start, b.stop, device=device) for b in in_order])
+    together = tuple(_pad(blocks, window, device) for blocks in small.values())
+    plan = _CpuPlan(tuple(alone), together, positions.argsort() if small else None)
+    layout.cache["cpu", window] = plan
+    return plan
+
+
+def _pad(blocks: list[_Block], window: int | None, device: torch.device) -> _Together:
+    def column(values: Iterable[int]) -> Tensor:
+        return torch.tensor(list(values), device=device)[:, None]
+
+    start, stop = column(b.start for b in blocks), column(b.stop for b in blocks)
+    own, keys = column(b.own_start for b in blocks), column(b.keys for b in blocks)
+    first, shared = column(b.shared_start for b in blocks), column(b.shared_stop - b.shared_start for b in blocks)
+    query, key = (torch.arange(int(n.max()), device=device) for n in (stop - start, keys))
+    distance = (keys - (stop - start) + query)[:, :, None] - key
+    seen = (distance >= 0) & (key < keys)[:, None]
+    if window is not None:
+        seen &= distance < window
+    is_query = query < stop - start
+    # Padded queries see what their block's first one sees: a query that sees nothing has no softmax.
+    seen = torch.where(is_query[:, :, None], seen, seen[:, :1])
+    position = torch.where(key < shared, first + key, own + key - shared)
+    return _Together(
+        queries=torch.where(is_query, start + query, start),
+        keys=torch.where(key < keys, position, start),
+        seen=seen[:, None],
+        real=is_query.flatten().nonzero()[:, 0],
+    )
+
+
 def _by_segment(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, scaling: float,
     softcap: float | None, dropout: float,
 ) -> Tensor:  # fmt: skip
-    blocks = layout.cache.get(("blocks", window))
-    if blocks is None:
-        blocks = [block for segment in layout.segments for block in _blocks(segment, window)]
-        layout.cache["blocks", window] = blocks
-    return torch.cat(
-        [
-            _attend(
-                query[:, :, b.start : b.stop], _keys_of(key, b), _keys_of(value, b),
-                _band(layout, b.stop - b.start, b.keys, window, query.device), scaling, softcap, dropout,
-            )
-            for b in blocks
-        ],
-        dim=2,
-    )  # fmt: skip
+    plan = _cpu_plan(layout, window, query.device)
+    outputs = [
+        _attend(
+            query[:, :, b.start : b.stop], _keys_of(key, b), _keys_of(value, b),
+            _band(layout, b.stop - b.start, b.keys, window, query.device), scaling, softcap, dropout,
+        )
+        for b in plan.alone
+    ]  # fmt: skip
+    for group in plan.together:
+        q, k, v = (
+            states[0].index_select(1, index.flatten()).unflatten(1, index.shape).transpose(0, 1)
+            for states, index in ((query, group.queries), (key, group.keys), (value, group.keys))
+        )
+        out = _attend(q, k, v, group.seen, scaling, softcap, dropout)  # [blocks, heads, longest, value_dim]
+        out = out.transpose(0, 1).flatten(1, 2)  # [heads, blocks * longest, value_dim]
+        outputs.append(out.index_select(1, group.real)[None])
+    joined = torch.cat(outputs, dim=2)
+    return joined if plan.order is None else joined.index_select(2, plan.order)
 
 
 def _keys_of(states: Tensor, block: _Block) -> Tensor:

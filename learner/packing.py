@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -92,15 +93,27 @@ def pack(
 
 
 def split_by_cost(pairs: Sequence[PreferencePair], ranks: int) -> list[list[int]]:
-    """Indices of ``pairs`` for each rank, near-equal in tokens: the longest first, each to the rank with least."""
-    loads = [0] * ranks
-    shares: list[list[int]] = [[] for _ in range(ranks)]
-    for i in _longest_first([pair.cost_tokens for pair in pairs]):
-        # Ties go to the rank with fewer pairs, so that no rank stays empty while another has two.
-        rank = min(range(ranks), key=lambda r: (loads[r], len(shares[r]), r))
-        loads[rank] += pairs[i].cost_tokens
-        shares[rank].append(i)
-    return [sorted(share) for share in shares]
+    """Indices of ``pairs`` for each rank, near-equal in tokens.
+
+    The largest differencing method (Karmarkar and Karp, 1982): every pair begins as a division of its own, and the two
+    most uneven divisions are merged, heavy parts onto light ones, until one is left. No two ranks differ by more than
+    the longest pair; with as many pairs as ranks or more, each rank has one.
+    """
+    empty: tuple[int, tuple[int, ...]] = (0, ())
+    divisions = [
+        # (minus how uneven, the first of its pairs, parts from heavy to light)
+        (-pair.cost_tokens, i, [(pair.cost_tokens, (i,)), *[empty] * (ranks - 1)])
+        for i, pair in enumerate(pairs)
+    ]
+    heapq.heapify(divisions)
+    while len(divisions) > 1:
+        _, i, heavy = heapq.heappop(divisions)
+        _, j, light = heapq.heappop(divisions)
+        merged = [(a + b, of_a + of_b) for (a, of_a), (b, of_b) in zip(heavy, reversed(light), strict=True)]
+        merged.sort(reverse=True)
+        heapq.heappush(divisions, (merged[-1][0] - merged[0][0], min(i, j), merged))
+    parts = divisions[0][2] if divisions else [empty] * ranks
+    return [sorted(members) for _, members in parts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,15 +144,16 @@ def test_split_gives_every_pair_to_one_rank_and_nearly_equal_tokens(costs, ranks
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_ranks_get_equal_work_on_lengths_as_they_are(ranks):
-    """Log-normal prompts and responses, 8 pairs a rank: the busiest rank has at most 3 % more tokens than the mean."""
+    """Log-normal prompts and responses, 8 pairs a rank: on average the busiest rank has 1 % more tokens than the mean
+    at most (handing the longest pairs out one by one leaves 0.9 % to 1.8 %)."""
     rng = np.random.default_rng(3)
-    worst = 0.0
-    for _ in range(20):
+    excess = []
+    for _ in range(50):
         pairs = []
         for prompt, response in np.exp(rng.normal([5.5, 5.5], 0.8, (8 * ranks, 2))).clip(16, 1792).astype(int):
             segment = min(256, int(response))
             start = int(rng.integers(0, response - segment + 1))
             pairs.append(make_pair(rng, int(prompt), start, segment, int(response) - start - segment, segment, True))
         loads = [sum(pairs[i].cost_tokens for i in share) for share in split_by_cost(pairs, ranks)]
-        worst = max(worst, max(loads) / np.mean(loads))
-    assert worst <= 1.03
+        excess.append(max(loads) / np.mean(loads) - 1)
+    assert np.mean(excess) <= 0.01

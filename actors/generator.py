@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from buffer.record import Outcome, PreferencePair
 
 logger = logging.getLogger(__name__)
 
-INSERT_PAUSE_S = 0.005
-"""How long a finished pair waits for others to be inserted with it."""
+INSERT_PAUSE_S = 0.025
+"""How long a finished pair waits for others to be inserted with it, while others are being written."""
 
 
 class InFlight:
@@ -66,6 +67,8 @@ class GenerationActor:
         self._leave = asyncio.Event()
         self._outbox: asyncio.Queue[tuple[int, Outcome, PreferencePair | None] | None] = asyncio.Queue()
         """Finished indices on their way to the buffer; None ends it."""
+        self._hurry = asyncio.Event()
+        """Insert what is finished without waiting for more."""
         self._busy = InFlight()
         self._generated_tokens = 0
         self._calls = 0
@@ -128,6 +131,8 @@ class GenerationActor:
                 logger.warning("index %d, row %d: request refused: %s", index, item.row, error)
                 written = None
             self._outbox.put_nowait((index, *self._spliced(row, item, written)))
+        if not self._busy.count:
+            self._hurry.set()
 
     def _spliced(self, row: Row, item: PlanItem, written: Written | None) -> tuple[Outcome, PreferencePair | None]:
         if written is None:
@@ -143,7 +148,9 @@ class GenerationActor:
         more = True
         while more:
             batch = [await self._outbox.get()]
-            await asyncio.sleep(INSERT_PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), INSERT_PAUSE_S if self._busy.count else 0)
+            self._hurry.clear()
             while not self._outbox.empty():
                 batch.append(self._outbox.get_nowait())
             more = None not in batch
@@ -168,6 +175,7 @@ class GenerationActor:
         # learner counts on this actor's new version, nothing older is still on its way.
         while self._busy.count > self._engine.unfinished:
             await asyncio.sleep(0.001)
+        self._hurry.set()
         await self._outbox.join()
 
     async def update_weights(self, request: Any) -> None:

@@ -67,7 +67,6 @@ def evaluate(
 
     from cluster.evaluate import evaluate as run
 
-    sys.path.insert(0, os.getcwd())  # checks beside the user's data, as the evaluating process finds them
     results = {
         m: run(m, prompts, check, samples=samples, temperature=temperature, max_tokens=max_tokens) for m in models
     }
@@ -157,6 +156,8 @@ def _train(run: RunConfig, resume: bool, overwrite: bool) -> None:
 def main() -> None:
     """Run the command line; what the user must mend is one line on stderr and exit status 2. Other errors are bugs and
     keep their traceback."""
+    # A check or an objective of the user's own lies beside the configuration; Ray hands the path on to the ranks.
+    sys.path.append(os.getcwd())
     try:
         app()
     except UserError as error:

@@ -246,3 +246,23 @@ def test_help_and_config_import_nothing_heavy(run_file: Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+def test_the_installed_program_trains_with_an_objective_that_lies_beside_the_configuration(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    pair = {"prompt": "write 3 numbers", "chosen": "1 2 9", "rejected": "3 3 3"}
+    (tmp_path / "pairs.jsonl").write_text((json.dumps(pair) + "\n") * 4)
+    (tmp_path / "mine.py").write_text("def loss(scores):\n    return -scores.mean_chosen.sum(), {}\n")
+    values = {
+        "name": "r", "method": "offline", "model": {"path": "model", "from_scratch": True, "dtype": "float32"},
+        "data": {"path": "pairs.jsonl", "max_length": 64, "max_prompt_length": 32},
+        "objective": {"name": "mine:loss"}, "reference": {"mode": "none"},
+        "learner": {"ranks": 1, "batch_size": 2, "steps": 2, "cpus_per_rank": 0.5},
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    program = Path(sys.executable).with_name("sapo")
+    done = subprocess.run([program, "train", "run.yaml"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    first = json.loads((tmp_path / "runs" / "r" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(-first["logps/chosen"] / 4, abs=1e-4)  # three words and the end

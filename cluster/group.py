@@ -68,7 +68,7 @@ class LearnerGroup:
                 name=f"{config.name}-rank-{rank}", namespace=NAMESPACE,
                 num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank),
-                runtime_env={"env_vars": _environment(learner.threads_per_rank, hardware.use_gpu)},
+                runtime_env={"env_vars": _environment(learner.threads_per_rank, hardware)},
             ).remote(
                 rank=rank, world_size=learner.ranks, model=config.model, objective=config.objective,
                 reference=config.reference, optimizer=config.optimizer, learner=learner, ema=config.ema,
@@ -152,6 +152,6 @@ class LearnerGroup:
             raise UserError(f"learner: a rank died ({reason}); go on from the last checkpoint with --resume") from error
 
 
-def _environment(threads: int, use_gpu: bool) -> dict[str, str]:
-    common = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    return common if use_gpu else common | {"DS_ACCELERATOR": "cpu"}
+def _environment(threads: int, hardware: Hardware) -> dict[str, str]:
+    common = hardware.environment(threads) | {"TOKENIZERS_PARALLELISM": "false"}
+    return common if hardware.use_gpu else common | {"DS_ACCELERATOR": "cpu"}

@@ -20,6 +20,13 @@ CONNECT_S = 10.0
 """Longest wait for a cluster's port to answer."""
 
 
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30), "MALLOC_TOP_PAD_": str(64 << 20),
+}  # fmt: skip
+"""For glibc: on CPU each step and each reload of weights asks for the same large blocks again, and to give them back in
+between costs more in page faults than it saves. A process stays as large as its largest step."""
+
+
 @dataclass(frozen=True)
 class Hardware:
     """What the cluster offers to a run."""
@@ -34,6 +41,10 @@ class Hardware:
     @property
     def use_gpu(self) -> bool:
         return self.gpus > 0
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """Variables of a rank's or an actor's process."""
+        return {"OMP_NUM_THREADS": str(threads)} | ({} if self.use_gpu else KEEP_FREED_MEMORY)
 
     def __str__(self) -> str:
         where = "local Ray" if self.local else f"Ray at {self.address}"

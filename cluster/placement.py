@@ -78,7 +78,7 @@ class ActorFactory:
                 num_gpus=self.bundle.get("GPU", 0),
                 max_concurrency=CONCURRENT_CALLS,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, 0),
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+                runtime_env={"env_vars": self.hardware.environment(1)},
             )
             .remote(name, engine, config.generation, self.work, self.buffer)
         )

@@ -96,13 +96,13 @@ class _Together:
     """Small blocks as one padded batch."""
 
     queries: Tensor
-    """int64 [blocks, longest query]: position in the row; padding repeats the block's first."""
+    """int64 [blocks, padded queries]: position in the row; padding repeats the block's first."""
     keys: Tensor
-    """int64 [blocks, longest key]: padding likewise."""
+    """int64 [blocks, padded keys]: padding likewise."""
     seen: Tensor
-    """bool [blocks, 1, longest query, longest key]"""
+    """bool [blocks, 1, padded queries, padded keys]"""
     real: Tensor
-    """int64 [tokens]: where, among blocks * longest query, the real queries lie."""
+    """int64 [tokens]: where, among blocks * padded queries, the real queries lie."""
 
 
 @dataclass(frozen=True)
@@ -123,28 +123,30 @@ def _cpu_plan(layout: Layout, window: int | None, device: torch.device) -> _CpuP
     for block in (block for segment in layout.segments for block in _blocks(segment, window)):
         if block.keys > SMALL:
             alone.append(block)
-        else:  # sizes within a factor of two of each other, so that little is padding
-            size = ((block.stop - block.start - 1).bit_length(), (block.keys - 1).bit_length())
-            small.setdefault(size, []).append(block)
-    for size in [size for size, blocks in small.items() if len(blocks) == 1]:
-        alone += small.pop(size)
-    alone.sort(key=lambda b: b.start)
+        else:
+            small.setdefault((_padded(block.stop - block.start), _padded(block.keys)), []).append(block)
     in_order = [*alone, *(block for blocks in small.values() for block in blocks)]
     positions = torch.cat([torch.arange(b.start, b.stop, device=device) for b in in_order])
-    together = tuple(_pad(blocks, window, device) for blocks in small.values())
+    together = tuple(_pad(blocks, *size, window, device) for size, blocks in small.items())
     plan = _CpuPlan(tuple(alone), together, positions.argsort() if small else None)
     layout.cache["cpu", window] = plan
     return plan
 
 
-def _pad(blocks: list[_Block], window: int | None, device: torch.device) -> _Together:
+def _padded(length: int) -> int:
+    """The next multiple of 16: by the block's own length alone, so that its result does not depend, to the last bit, on
+    what else is in the row. A pair's reference log-probabilities are kept and meet other rows later."""
+    return -(-length // 16) * 16
+
+
+def _pad(blocks: list[_Block], queries: int, keys_at_most: int, window: int | None, device: torch.device) -> _Together:
     def column(values: Iterable[int]) -> Tensor:
         return torch.tensor(list(values), device=device)[:, None]
 
     start, stop = column(b.start for b in blocks), column(b.stop for b in blocks)
     own, keys = column(b.own_start for b in blocks), column(b.keys for b in blocks)
     first, shared = column(b.shared_start for b in blocks), column(b.shared_stop - b.shared_start for b in blocks)
-    query, key = (torch.arange(int(n.max()), device=device) for n in (stop - start, keys))
+    query, key = torch.arange(queries, device=device), torch.arange(keys_at_most, device=device)
     distance = (keys - (stop - start) + query)[:, :, None] - key
     seen = (distance >= 0) & (key < keys)[:, None]
     if window is not None:
@@ -178,8 +180,8 @@ def _by_segment(
             states[0].index_select(1, index.flatten()).unflatten(1, index.shape).transpose(0, 1)
             for states, index in ((query, group.queries), (key, group.keys), (value, group.keys))
         )
-        out = _attend(q, k, v, group.seen, scaling, softcap, dropout)  # [blocks, heads, longest, value_dim]
-        out = out.transpose(0, 1).flatten(1, 2)  # [heads, blocks * longest, value_dim]
+        out = _attend(q, k, v, group.seen, scaling, softcap, dropout)  # [blocks, heads, padded queries, value_dim]
+        out = out.transpose(0, 1).flatten(1, 2)  # [heads, blocks * padded queries, value_dim]
         outputs.append(out.index_select(1, group.real)[None])
     joined = torch.cat(outputs, dim=2)
     return joined if plan.order is None else joined.index_select(2, plan.order)

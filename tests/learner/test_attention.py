@@ -74,11 +74,22 @@ def run(route, window: int | None, softcap: float | None, key_heads: int = KEY_H
         assert (ours - other).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("small", [0, 9, 128])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_segments_on_cpu_equal_brute_force(window, softcap, key_heads):
+def test_segments_on_cpu_equal_brute_force(monkeypatch, window, softcap, key_heads, small):
+    """Each block alone, some together, all together."""
+    monkeypatch.setattr(attention, "SMALL", small)
     run(attention._by_segment, window, softcap, key_heads)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_a_segments_result_does_not_depend_on_the_rest_of_the_row(softcap):
+    q, k, v = (t.detach() for t in states())
+    whole = attention._by_segment(q, k, v, Layout(LAYOUT), None, 0.3, softcap, 0.0)
+    pair = [t[:, :, :21] for t in (q, k, v)]
+    assert torch.equal(attention._by_segment(*pair, Layout(LAYOUT[:3]), None, 0.3, softcap, 0.0), whole[:, :, :21])
 
 
 @pytest.mark.parametrize("window", WINDOWS)

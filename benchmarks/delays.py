@@ -44,7 +44,7 @@ class SlowActor(GenerationActor):
 
     def _spliced(self, row: Row, item: PlanItem, written: Written | None) -> tuple[Outcome, PreferencePair | None]:
         if written is not None:
-            _note(oldest=int(written.versions.min()))
+            _note(version=int(written.versions.max()))
         return super()._spliced(row, item, written)
 
     async def start_weight_update(self) -> None:

@@ -69,12 +69,13 @@ def kill_one_actor(name: str, lines: Path, running: Future) -> None:
 
 
 def oldest_by_clock(log: Path) -> tuple[int, int]:
-    """(segments, the most steps by which a segment's oldest weights were behind the learner when it was finished)."""
+    """(segments, the most steps by which the weights of a segment's last token were behind the learner when it was
+    finished). Earlier tokens of a segment may be of older weights: they were written before."""
     events = [[json.loads(line) for line in file.read_text().splitlines()] for file in log.iterdir()]
     ranks = [[e["time"] for e in noted] for noted in events if "step" in noted[0]]
-    segments = [e for noted in events for e in noted if "oldest" in e]
+    segments = [e for noted in events for e in noted if "version" in e]
     # Whoever begins its n-th step has completed n - 1.
-    return len(segments), max(max(bisect(starts, e["time"]) - 1 for starts in ranks) - e["oldest"] for e in segments)
+    return len(segments), max(max(bisect(starts, e["time"]) - 1 for starts in ranks) - e["version"] for e in segments)
 
 
 def main() -> None:

@@ -51,16 +51,18 @@ lint: $(READY)  ## ruff, and mypy on the parts without engines
 
 bench: bench-learner bench-pipeline  ## all benchmarks: tables, and JSON in benchmarks/results
 
-bench-learner: $(READY)  ## the learner against TRL, the average against a gather loop
+bench-learner: $(READY)  ## the learner against TRL, the average against a gather loop, memory
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner --paper
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.average
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.memory --shape 256/64/16
 
-bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, scaling (needs what make demo leaves)
+bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, staleness, scaling (needs what make demo leaves)
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.publication
 	$(BIN)/python -m benchmarks.buffer
+	$(BIN)/python -m benchmarks.stress
 	$(BIN)/python -m benchmarks.scaling
 
 clean:  ## remove what runs leave (runs/, data/), not .venv

@@ -88,13 +88,22 @@ class GivenRows(WithoutState):
 
 
 class RecordedPairs(WithoutState):
-    """Batches as they were recorded, the same for every run (method ``replay``)."""
+    """Batches as they were recorded, the same for every run (method ``replay``).
+
+    A pair that comes again brings its reference score along, as it would from the buffer.
+    """
 
     def __init__(self, batches: list[list[PreferencePair]]) -> None:
         self._batches = batches
+        self._scores: dict[int, ReferenceScore] = {}
 
     def next(self, step: int) -> Batch:
-        return Batch(self._batches[step])
+        scores = [self._scores.get(pair.index) for pair in self._batches[step]]
+        pairs = zip(self._batches[step], scores, strict=True)
+        return Batch([pair.with_reference(score) if score else pair for pair, score in pairs])
 
     def stepped(self, step: int, batch: Batch, scores: list[ReferenceScore | None]) -> dict[str, float]:
+        for pair, score in zip(batch.pairs, scores, strict=True):
+            if score is not None:
+                self._scores[pair.index] = score
         return {}

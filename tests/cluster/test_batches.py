@@ -115,3 +115,10 @@ def test_a_replay_gives_the_recorded_batches_step_by_step(tmp_path: Path) -> Non
         assert pairs[0].rejected.tolist() == [3, 9, 8, 5]
     assert source.next(0).tickets is None
     assert source.stepped(1, source.next(0), [None, None]) == {}
+
+
+def test_a_recorded_pair_that_comes_again_brings_its_reference_score_along() -> None:
+    source = RecordedPairs([[written(0), written(1)], [written(1), written(2)]])
+    score = ReferenceScore(3, np.ones(5, np.float32))
+    source.stepped(1, source.next(0), [None, score])
+    assert [pair.reference for pair in source.next(1).pairs] == [score, None]

@@ -60,4 +60,7 @@ def change_actors(run: str, change: int, config: ClusterConfig) -> None:
     if not (config.address or os.environ.get("RAY_ADDRESS")):
         raise UserError("cluster.address: say which cluster the run is on: --address, or RAY_ADDRESS")
     with ray_cluster(config, 0):
-        ray.get(find_control(run).want_actors.remote(change))
+        try:
+            ray.get(find_control(run).want_actors.remote(change))
+        except ray.exceptions.RayActorError as error:  # the mailbox goes with the run
+            raise UserError(f"run {run}: it ended before it could be asked") from error

@@ -13,16 +13,24 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import ray
 from test_run import task  # noqa: F401  # the same data and model
+
+from buffer.errors import UserError
+from cluster import control
+from cluster.config import ClusterConfig
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
+STEPS = 300
+"""Enough that the run is still going on when it is asked for another actor."""
 
 
 class Cluster(NamedTuple):
@@ -97,7 +105,8 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, ta
     command = [
         RAY, "job", "submit", f"--address={cluster.dashboard}", f"--working-dir={REPOSITORY}", "--",
         sys.executable, "-m", "cluster", "train", "configs/demo.yaml", "name=job", f"output_dir={tmp_path}",
-        f"model.path={task / 'model'}", f"data.path={task / 'train.jsonl'}", "learner.steps=80", "learner.batch_size=8",
+        f"model.path={task / 'model'}", f"data.path={task / 'train.jsonl'}", f"learner.steps={STEPS}",
+        "learner.batch_size=8",
         # Two ranks that may not share a node: the second node has to be there and to be used.
         "cluster.strategy=STRICT_SPREAD",
     ]  # fmt: skip
@@ -106,14 +115,14 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, ta
     lines = tmp_path / "job" / "metrics.jsonl"
     wait_until(lambda: job.poll() is not None or (lines.exists() and lines.read_text()), 300, "first step")
     assert job.poll() is None, log.read_text()
+    more = [sys.executable, "-m", "cluster", "actors", "1", "--run", "job", "--address", cluster.gcs]
+    asked = subprocess.run(more, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False)
 
     def shown() -> bool:
         return any('sapo_loss{' in answers(f"http://127.0.0.1:{port}/metrics") for port in cluster.metrics)  # fmt: skip
 
     wait_until(lambda: shown() or job.poll() is not None, 120, "sapo_loss on a metrics port")
     figure_seen = shown()
-    more = [sys.executable, "-m", "cluster", "actors", "1", "--run", "job", "--address", cluster.gcs]
-    asked = subprocess.run(more, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False)
     assert job.wait(300) == 0, log.read_text()
     assert figure_seen
     assert asked.returncode == 0, asked.stderr
@@ -122,8 +131,8 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, ta
     assert "2 node(s), 4 CPUs" in text
     assert "1 actor(s) join on request" in text
     metrics = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert [m["step"] for m in metrics] == list(range(1, 81))
-    assert (tmp_path / "job" / "checkpoints" / "step-80" / "policy" / "model.safetensors").exists()
+    assert [m["step"] for m in metrics] == list(range(1, STEPS + 1))
+    assert (tmp_path / "job" / "checkpoints" / f"step-{STEPS}" / "policy" / "model.safetensors").exists()
 
 
 def test_no_such_run_and_no_such_cluster_are_one_line(cluster):
@@ -140,3 +149,13 @@ def test_no_such_run_and_no_such_cluster_are_one_line(cluster):
     nowhere = actors("job", f"127.0.0.1:{port}")
     assert nowhere.returncode == 2
     assert f"cluster.address 127.0.0.1:{port}" in nowhere.stderr and "Traceback" not in nowhere.stderr
+
+
+def test_a_run_that_ends_while_it_is_asked_is_one_line(ray_local, monkeypatch):
+    gone = control.open_control("gone")
+    ray.get(gone.want_actors.remote(0))
+    ray.kill(gone)
+    monkeypatch.setattr(control, "ray_cluster", lambda config, cpus: nullcontext())
+    monkeypatch.setattr(control, "find_control", lambda run: gone)
+    with pytest.raises(UserError, match="run gone: it ended before it could be asked"):
+        control.change_actors("gone", 1, ClusterConfig(address="here"))

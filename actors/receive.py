@@ -44,7 +44,7 @@ class StagedUpdate(WeightTransferUpdateInfo):
     buckets: list[tuple[int, int, int]]
     """(first byte, end, checksum) of each bucket; together they are all bytes."""
     path: str = ""
-    """File in shared memory (``shm``)."""
+    """Where the shared memory is opened (``shm``)."""
 
 
 @dataclass
@@ -124,7 +124,7 @@ class StagedReceiver(WeightTransferEngine):
 
 
 class SharedMemoryReceiver(StagedReceiver):
-    """The bytes lie in a file in shared memory on this machine."""
+    """The bytes lie in shared memory of this machine."""
 
     init_info_cls = NoRendezvous
 
@@ -134,7 +134,7 @@ class SharedMemoryReceiver(StagedReceiver):
     def _bytes(self, update: StagedUpdate) -> Tensor:
         size = update.buckets[-1][1] if update.buckets else 0
         if (update.path, size) not in self._maps:
-            # The sender has two files and fills them in turn: mapped once, their pages need not be found again.
+            # The sender has two and fills them in turn: mapped once, their pages need not be found again.
             self._maps = {key: mapped for key, mapped in self._maps.items() if Path(key[0]).exists()}
             self._maps[update.path, size] = torch.from_file(update.path, shared=True, size=size, dtype=torch.uint8)
         return self._maps[update.path, size]

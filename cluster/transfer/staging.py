@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ from actors.receive import StagedUpdate, checksum
 
 ALIGNMENT = 64
 BUCKET_BYTES = 64 << 20
-SHARED_MEMORY = Path("/dev/shm")
 
 Metadata = list[tuple[str, torch.dtype, tuple[int, ...]]]
 """(name, dtype, shape) of every weight, in the order in which they come."""
@@ -28,11 +26,13 @@ class Slot(WeightSource):
     """One staged version. As vLLM's ``WeightSource`` it yields the staged tensors."""
 
     shared: bool
-    """In a file in shared memory that engines on this machine map."""
+    """In anonymous shared memory that engines on this machine map."""
     device: torch.device | None = None
     """Where iteration puts the tensors (GPU backends)."""
     version: int = -1
     path: str = ""
+    """Where other processes of this machine open the shared memory: it has no name and is gone with its last user,
+    however a rank ends."""
     bytes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.uint8))
     update: StagedUpdate = field(default_factory=lambda: StagedUpdate([], []))
 
@@ -69,8 +69,8 @@ class Slot(WeightSource):
 
     def release(self) -> None:
         if self.path:
-            Path(self.path).unlink(missing_ok=True)
-            self.path = ""
+            os.close(int(Path(self.path).name))
+            self.path, self.bytes = "", torch.zeros(0, dtype=torch.uint8)
 
     def _reserve(self, size: int) -> None:
         if len(self.bytes) == size:
@@ -79,8 +79,9 @@ class Slot(WeightSource):
             self.bytes = torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
             return
         self.release()
-        handle, self.path = tempfile.mkstemp(prefix=f"sapo-{os.getpid()}-", dir=SHARED_MEMORY)
-        os.close(handle)
+        handle = os.memfd_create("sapo-weights")
+        os.ftruncate(handle, size)
+        self.path = f"/proc/{os.getpid()}/fd/{handle}"
         self.bytes = torch.from_file(self.path, shared=True, size=size, dtype=torch.uint8)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,6 +88,39 @@ def test_a_checksum_covers_every_byte():
         with pytest.raises(RuntimeError, match="arrived damaged"):
             list(SharedMemoryReceiver._weights(receiver, slot.update))
         slot.bytes[byte] -= 1
+
+
+STAGE_AND_WAIT = """
+import sys, torch
+from cluster.transfer.staging import Slot
+slot = Slot(shared=True)
+slot.fill(1, [("w", torch.float32, (50,))], [("w", torch.arange(50, dtype=torch.float32))])
+print(slot.update.path, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_shared_memory_is_read_by_others_and_gone_when_the_sender_is_killed():
+    kept = set(Path("/dev/shm").iterdir())
+    sender = subprocess.Popen(
+        [sys.executable, "-c", STAGE_AND_WAIT], cwd=Path(__file__).parents[2], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    path = sender.stdout.readline().strip()
+    assert torch.equal(torch.from_file(path, shared=True, size=50, dtype=torch.float32), torch.arange(50.0))
+    sender.kill()
+    sender.communicate()
+    assert not Path(path).exists()
+    assert not {file for file in set(Path("/dev/shm").iterdir()) - kept if file.name.startswith("sapo-")}
+
+
+def test_a_released_slot_has_given_its_memory_back():
+    slot = Slot(shared=True)
+    slot.fill(1, [("w", torch.float32, (50,))], [("w", torch.zeros(50))])
+    path = Path(slot.update.path)
+    assert path.exists()
+    slot.release()
+    assert not path.exists()
 
 
 @pytest.fixture(scope="module")

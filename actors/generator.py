@@ -149,7 +149,7 @@ class GenerationActor:
         while more:
             batch = [await self._outbox.get()]
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), INSERT_PAUSE_S if self._busy.count else 0)
+                await asyncio.wait_for(self._hurry.wait(), INSERT_PAUSE_S)
             self._hurry.clear()
             while not self._outbox.empty():
                 batch.append(self._outbox.get_nowait())

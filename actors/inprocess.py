@@ -49,10 +49,10 @@ class InProcessEngine:
         """
         if self._dead:
             raise RuntimeError("the engine is dead") from self._dead
-        self._loop = asyncio.get_running_loop()
-        request = _Request(request_id, prompt, sampling_params, self._loop.create_future())
+        loop = asyncio.get_running_loop()
+        request = _Request(request_id, prompt, sampling_params, loop.create_future())
         if not self._arrived:
-            self._loop.call_soon(self._hand_over)
+            loop.call_soon(self._hand_over)
         self._arrived.append(request)
         yield await request.finished
 
@@ -70,6 +70,8 @@ class InProcessEngine:
 
     def _settle(self, results: list[tuple[_Request, Any]]) -> None:
         """Resolve the futures of several requests with one message to the event loop."""
+        if not results:
+            return
 
         def settle() -> None:
             for request, result in results:
@@ -81,7 +83,7 @@ class InProcessEngine:
                     request.finished.set_result(result)
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: the actor is leaving
-            self._loop.call_soon_threadsafe(settle)
+            results[0][0].finished.get_loop().call_soon_threadsafe(settle)
 
     def get_num_unfinished_requests(self) -> int:
         return len(self._waiting)
@@ -156,8 +158,7 @@ class InProcessEngine:
                     self._step()
         except BaseException as error:
             self._dead = error
-            if self._waiting:
-                self._settle([(request, error) for request in self._waiting.values()])
+            self._settle([(request, error) for request in self._waiting.values()])
         finally:
             self._engine.engine_core.shutdown()
 
@@ -180,5 +181,4 @@ class InProcessEngine:
 
     def _step(self) -> None:
         finished = [output for output in self._engine.step() if output.finished]
-        if finished:
-            self._settle([(self._waiting.pop(output.request_id), output) for output in finished])
+        self._settle([(self._waiting.pop(output.request_id), output) for output in finished])

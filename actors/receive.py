@@ -25,17 +25,6 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 
 @dataclass
-class Entry:
-    """One weight within the staged bytes."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    """Bytes from the start."""
-
-
-@dataclass
 class StagedUpdate(WeightTransferUpdateInfo):
     """Where the bytes of one publication are and what they are."""
 

@@ -10,10 +10,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from demo.model import SPECIAL, WORDS, write_model
+from benchmarks.models import with_random_weights
+from demo.model import WORDS, write_model
 from demo.task import LARGEST_SUM
 
 ROWS, LONGEST, SEGMENT = 2000, 500, 64
@@ -41,10 +40,7 @@ def write(folder: Path) -> str:
             out.write(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
     model = folder / "model"
     write_model(model)
-    config = AutoConfig.from_pretrained(model, max_position_embeddings=2 * LONGEST + 24)
-    assert config.vocab_size >= len(SPECIAL) + len(words)
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(model)
+    with_random_weights(model, max_position_embeddings=2 * LONGEST + 24)
     run = CONFIG | {
         "model": {"path": str(model), "dtype": "float32"},
         "data": CONFIG["data"] | {"path": str(folder / "rows.jsonl")},

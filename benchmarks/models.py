@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 SHAPES = {
     #         hidden, layers, heads, intermediate
@@ -13,6 +14,12 @@ SHAPES = {
     "30M": (512, 8, 8, 1408),
     "110M": (896, 10, 14, 2432),
 }
+
+
+def with_random_weights(folder: Path, **changes: Any) -> None:
+    """Add weights to a folder that holds a config.json and a tokenizer, fp32; ``changes``: to its configuration."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **changes)).save_pretrained(folder)
 
 
 def write_llama(folder: Path, size: str, vocabulary: int) -> str:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.stress [--minutes 10]
 
-Runs of 60 steps with two actors and two ranks, one after another, under max_staleness 0, 1, 2 and 5; a run's actors are
-killed once. Exits with 1 if a pair was ever older than its run allowed, by the run's own ``staleness/max`` or by the
+Runs of 60 steps with two actors and two ranks, one after another, under max_staleness 0, 1, 2 and 5; one actor of
+each is killed. Exits with 1 if a pair was ever older than its run allowed, by the run's own ``staleness/max`` or by the
 clock: actors note when they finished a segment and with which weights, ranks note when they began a step.
 """
 
@@ -21,28 +21,24 @@ from pathlib import Path
 from unittest import mock
 
 import ray
-import torch
 
 from benchmarks.delays import LOG_FOLDER, SlowActor
+from benchmarks.models import with_random_weights
 from benchmarks.report import machine, save, table_of
 from cluster.config import RunConfig, validate_config
 from cluster.control import NAMESPACE
 from cluster.run import train
+from demo.model import write_model
+from demo.task import write_data
 
 STEPS, BATCH, BOUNDS = 60, 8, (1, 2, 5, 0)
 
 
 def task(folder: Path) -> None:
     """The demo's data, and a random model with the demo's tokenizer."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from demo.model import write_model
-    from demo.task import write_data
-
     write_data(folder, 500, 0)
     write_model(folder / "model", hidden=64, layers=2)
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "model")).save_pretrained(folder / "model")
+    with_random_weights(folder / "model")
 
 
 def configured(folder: Path, name: str, bound: int, seed: int) -> RunConfig:
@@ -95,9 +91,9 @@ def main() -> None:
     for bound in sorted(BOUNDS):
         runs = [r for r in results if r["bound"] == bound]
         if runs:
-            pairs = sum(r["pairs"] for r in runs)
+            segments = sum(r["segments"] for r in runs)
             oldest = [max(r[by] for r in runs) for by in ("oldest", "oldest_by_clock")]
-            rows.append([f"{bound}", f"{len(runs)}", f"{pairs}", *map(str, oldest)])
+            rows.append([f"{bound}", f"{len(runs)}", f"{segments}", *map(str, oldest)])
     print(table_of(["max_staleness", "runs", "segments", "oldest, as recorded", "oldest, by the clock"], rows))
     save("stress", {"machine": machine(), "minutes": (time.monotonic() - started) / 60, "runs": results})
     sys.exit(any(max(r["oldest"], r["oldest_by_clock"]) > r["bound"] for r in results))
@@ -108,14 +104,20 @@ def once(folder: Path, name: str, bound: int, seed: int) -> dict[str, int]:
     run = configured(folder, name, bound, seed)
     lines, log = folder / "runs" / name / "metrics.jsonl", folder / f"log-{seed}"
     log.mkdir()
-    with mock.patch.dict(os.environ, {LOG_FOLDER: str(log)}), ThreadPoolExecutor(2) as pool:
+    with mock.patch.dict(os.environ, {LOG_FOLDER: str(log)}), ThreadPoolExecutor(1) as pool:
         running = pool.submit(train, run)
-        pool.submit(kill_one_actor, name, lines, running).result()
+        kill_one_actor(name, lines, running)
         running.result()
     history = [json.loads(line) for line in lines.read_text().splitlines()]
     segments, by_clock = oldest_by_clock(log)
     recorded = max(int(m["staleness/max"]) for m in history)
-    return {"bound": bound, "pairs": segments, "oldest": recorded, "oldest_by_clock": by_clock, "steps": len(history)}
+    return {
+        "bound": bound,
+        "segments": segments,
+        "oldest": recorded,
+        "oldest_by_clock": by_clock,
+        "steps": len(history),
+    }
 
 
 if __name__ == "__main__":

@@ -56,54 +56,50 @@ class WithoutState:
         pass
 
 
-class GivenRows(WithoutState):
+class WithScores(WithoutState):
+    """A pair that comes again brings its reference score along, as it would from the buffer."""
+
+    def __init__(self) -> None:
+        self._scores: dict[int, ReferenceScore] = {}
+
+    def stepped(self, step: int, batch: Batch, scores: list[ReferenceScore | None]) -> dict[str, float]:
+        self._scores |= {p.index: score for p, score in zip(batch.pairs, scores, strict=True) if score is not None}
+        return {}
+
+    def _with_score(self, pair: PreferencePair) -> PreferencePair:
+        score = self._scores.get(pair.index)
+        return pair.with_reference(score) if score else pair
+
+
+class GivenRows(WithScores):
     """Rows of the dataset in a seeded order of their own every epoch (methods ``sft`` and ``offline``)."""
 
     def __init__(self, table: TokenTable, config: RunConfig) -> None:
+        super().__init__()
         self._table = table
         self._plan = Plan(config.seed, table.response_lengths, None, 1)
         self._batch = config.learner.batch_size
         self._supervised = config.method == "sft"
-        self._scores: dict[int, ReferenceScore] = {}
 
     def next(self, step: int) -> Batch:
         first = step * self._batch
         pairs = [self._pair(self._plan.item(i).row) for i in range(first, first + self._batch)]
         return Batch(pairs, metrics={"epoch": (first + self._batch) / len(self._table)})
 
-    def stepped(self, step: int, batch: Batch, scores: list[ReferenceScore | None]) -> dict[str, float]:
-        for pair, score in zip(batch.pairs, scores, strict=True):
-            if score is not None:
-                self._scores[pair.row] = score
-        return {}
-
     def _pair(self, row: int) -> PreferencePair:
         prompt, response, rejected = self._table[row]
         if self._supervised:
             return supervised(row, prompt, response)
         assert rejected is not None
-        pair = given_pair(row, prompt, response, rejected)
-        score = self._scores.get(row)
-        return pair.with_reference(score) if score else pair
+        return self._with_score(given_pair(row, prompt, response, rejected))
 
 
-class RecordedPairs(WithoutState):
-    """Batches as they were recorded, the same for every run (method ``replay``).
-
-    A pair that comes again brings its reference score along, as it would from the buffer.
-    """
+class RecordedPairs(WithScores):
+    """Batches as they were recorded, the same for every run (method ``replay``)."""
 
     def __init__(self, batches: list[list[PreferencePair]]) -> None:
+        super().__init__()
         self._batches = batches
-        self._scores: dict[int, ReferenceScore] = {}
 
     def next(self, step: int) -> Batch:
-        scores = [self._scores.get(pair.index) for pair in self._batches[step]]
-        pairs = zip(self._batches[step], scores, strict=True)
-        return Batch([pair.with_reference(score) if score else pair for pair, score in pairs])
-
-    def stepped(self, step: int, batch: Batch, scores: list[ReferenceScore | None]) -> dict[str, float]:
-        for pair, score in zip(batch.pairs, scores, strict=True):
-            if score is not None:
-                self._scores[pair.index] = score
-        return {}
+        return Batch([self._with_score(pair) for pair in self._batches[step]])

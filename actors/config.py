@@ -37,6 +37,10 @@ class GenerationConfig(Section):
     )
     enforce_eager: bool | None = Field(None, description="No CUDA graphs; default: true on CPU, false on GPU.")
     prefix_caching: bool = Field(True, description="Reuse the KV cache of shared prompts.")
+    packed_weights: bool = Field(
+        True,
+        description="CPU: keep linear weights in oneDNN's layout: faster generation, slower publication.",
+    )
     cpus_per_actor: PositiveFloat = Field(1.0, description="CPU cores reserved per actor.")
 
     @model_validator(mode="after")

@@ -83,6 +83,8 @@ class SegmentEngine:
             if use_gpu:
                 self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
             else:
+                if not config.packed_weights:
+                    _keep_linear_weights_plain()
                 self._engine = InProcessEngine(EngineArgs(**arguments))
         except (ValueError, OSError, RuntimeError) as error:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -171,6 +173,13 @@ class SegmentEngine:
 def version_of(label: str) -> int:
     """The engine's label of weights as an optimizer step; vLLM calls what it was started with ``default``."""
     return 0 if label == "default" else int(label)
+
+
+def _keep_linear_weights_plain() -> None:
+    """vLLM's CPU build packs linear weights wherever it finds oneDNN; it has no option against it."""
+    from vllm import _custom_ops
+
+    _custom_ops._supports_onednn = False
 
 
 def _eager(config: GenerationConfig, use_gpu: bool) -> bool:

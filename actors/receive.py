@@ -6,7 +6,6 @@ own ``nccl`` and ``ipc`` need nothing of ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +21,8 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+from actors.live import LiveWeights
 
 
 @dataclass
@@ -56,18 +57,27 @@ class StagedReceiver(WeightTransferEngine):
     """Loads a publication given as one run of bytes. Subclasses say how the bytes arrive."""
 
     update_info_cls = StagedUpdate
+    _live: LiveWeights | None = None
+    """How to load without vLLM's reload; None until it has proved right, and where it does not know the model."""
+    _tried = False
+    _reloading = False
 
     def start_weight_update(self) -> None:
-        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
-
-        # A plain load_weights fails on CPU: linears are packed after loading.
-        initialize_layerwise_reload(self.model)
+        pass
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
+        if not self._reloading:
+            return
         finalize_layerwise_reload(self.model, self.model_config)
+        self._reloading = False
         self._repack_tied_head()
+        if self.device.type == "cpu" and not self._tried:
+            self._tried = True
+            live = LiveWeights.of(self.model, self._published)
+            self._live = live if live and live.agrees(self._published) else None
+        self._published = {}
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class synchronises the accelerator, and there may be none.
@@ -81,19 +91,31 @@ class StagedReceiver(WeightTransferEngine):
         Raises:
             RuntimeError: a checksum is off; nothing of the update counts.
         """
-        self.model.load_weights(self._weights(update_info))
+        published = self._verified(update_info)
+        if self._live:
+            self._live.load(published)
+            return
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-    def _weights(self, update: StagedUpdate) -> Iterator[tuple[str, Tensor]]:
+        # A plain load_weights fails on CPU: linears are packed after loading.
+        initialize_layerwise_reload(self.model)
+        self._reloading, self._published = True, published
+        self.model.load_weights((name, tensor.to(self.device)) for name, tensor in published.items())
+
+    def _verified(self, update: StagedUpdate) -> dict[str, Tensor]:
+        """Views of the staged bytes by name."""
         staged = self._bytes(update)
         for first, end, expected in update.buckets:
             if (found := checksum(staged[first:end])) != expected:
                 raise RuntimeError(
                     f"weights: bytes [{first}, {end}) arrived damaged: checksum {found} is not {expected}"
                 )
+        published = {}
         for name, dtype_name, shape, offset in update.entries:
             dtype = getattr(torch, dtype_name)
             count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            yield name, staged[offset : offset + count].view(dtype).view(*shape).to(self.device)
+            published[name] = staged[offset : offset + count].view(dtype).view(*shape)
+        return published
 
     def _bytes(self, update: StagedUpdate) -> Tensor:
         """uint8 [bytes]"""
@@ -102,10 +124,8 @@ class StagedReceiver(WeightTransferEngine):
     def _repack_tied_head(self) -> None:
         """vLLM keeps a packed copy of a tied head on CPU, which a reload of the embedding does not touch."""
         head = getattr(self.model, "lm_head", None)
-        embedding = getattr(getattr(self.model, "model", None), "embed_tokens", None)
-        if self.device.type != "cpu" or head is None or embedding is None:
-            return
-        if getattr(self.model_config.hf_config, "tie_word_embeddings", False):
+        tied = getattr(self.model_config.hf_config, "tie_word_embeddings", False)
+        if self.device.type == "cpu" and tied and hasattr(head, "quant_method"):
             head.quant_method.process_weights_after_loading(head)
 
     def shutdown(self) -> None:

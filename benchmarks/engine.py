@@ -1,6 +1,6 @@
 """Tokens per second through a generation actor against the bare engine on the same requests, alternating rounds.
 
-    python -m benchmarks.engine [--requests 1500] [--rounds 3]
+    python -m benchmarks.engine [--requests 1500] [--rounds 3] [--plain]
 
 Bare: vLLM's ``LLM.generate`` on all requests at once, in a Ray actor of its own. Ours: the whole way, leases of a real
 buffer, cuts, splices and inserts included. Same model (3 M Llama, fp32, random), prompts of 20 tokens, segments of 64.
@@ -79,12 +79,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1500, help="per round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plain", action="store_true", help="the actor with generation.packed_weights=false")
     arguments = parser.parse_args()
     count = arguments.requests
     ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         model = write_llama(Path(folder), "3M", VOCABULARY)
-        config, work = GenerationConfig(segment_length=SEGMENT), requests(count)
+        config, work = GenerationConfig(segment_length=SEGMENT, packed_weights=not arguments.plain), requests(count)
         bare = BareEngine.remote(model, config, work)
         buffer = ReplayBuffer.start(
             BufferConfig(capacity=count), seed=0, batch_size=1, inserts_per_step=count, ordered=False, ahead=0, behind=0

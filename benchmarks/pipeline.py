@@ -1,9 +1,10 @@
 """End to end: pairs trained per second, this system against SAPO done the paper's way, alternating runs.
 
-    python -m benchmarks.pipeline [--shape demo conversations] [--rounds 3] [--steps 60]
+    python -m benchmarks.pipeline [--shape demo conversations recipe] [--rounds 2] [--steps 40]
 
 ``demo``: configs/demo.yaml, sequences of some 20 tokens and segments of 4 (needs what ``make demo`` leaves).
-``conversations``: the same architecture on rows as long as conversations (benchmarks/conversations.py), DPO.
+``conversations`` and ``recipe``: the same architecture on rows as long as short conversations, and as long as those of
+the paper's recipes with their limits and segments of 256 (benchmarks/conversations.py); DPO.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from cluster.launch import KEEP_FREED_MEMORY
 WARM_STEPS = 10
 """First steps of each run that are not counted: caches, first kernels."""
 
+STEPS = {"demo": 100, "conversations": 40, "recipe": 24}
+
 WAYS = {
     "lockstep": ["weights.max_staleness=0"],
     "overlapped": ["weights.max_staleness=2"],
@@ -33,9 +36,9 @@ WAYS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", nargs="+", choices=["demo", "conversations"], default=["demo", "conversations"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--shape", nargs="+", choices=list(STEPS), default=list(STEPS))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, help=f"default by shape: {STEPS}")
     parser.add_argument("--peer", nargs=2, metavar=("CONFIG", "STEPS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
@@ -44,9 +47,9 @@ def main() -> None:
     results = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for shape in arguments.shape:
-            config = "configs/demo.yaml" if shape == "demo" else conversations.write(Path(folder))
-            results[shape] = _compare(shape, config, arguments.rounds, arguments.steps)
-    save("pipeline", {"machine": machine(), "steps": arguments.steps, "rounds": results})
+            config = "configs/demo.yaml" if shape == "demo" else conversations.write(shape, Path(folder))
+            results[shape] = _compare(shape, config, arguments.rounds, arguments.steps or STEPS[shape])
+    save("pipeline", {"machine": machine(), "steps": arguments.steps or STEPS, "rounds": results})
 
 
 def _compare(shape: str, config: str, count: int, steps: int) -> dict[str, list[dict[str, float]]]:

@@ -3,7 +3,8 @@
     python -m benchmarks.publication [--sizes 3M 30M 110M] [--rounds 5]
 
 Staged: the learner's copy into shared memory with its checksums (what holds up training, beside the gather). Sent: the
-engine pauses, verifies every byte, loads and repacks, and goes on. fp32, one machine, backend ``shm``.
+engine pauses, verifies every byte, loads, and goes on. Packed: ``generation.packed_weights``; plain: without. fp32, one
+machine, backend ``shm``.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from actors.plan import Plan
 from actors.tokens import TokenTable
 from benchmarks.models import SHAPES, write_llama
 from benchmarks.report import machine, save, table_of
+from cluster.launch import KEEP_FREED_MEMORY
 from cluster.transfer.publisher import Publisher
 
 VOCABULARY = 8192
 
 
-def measure(size: str, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any]:
     model = write_llama(folder, size, VOCABULARY)
     engine = {
         "model": model, "tokenizer": None, "dtype": "float32", "max_length": 256, "eos": (2,), "seed": 0,
@@ -40,8 +42,8 @@ def measure(size: str, rounds: int, folder: Path) -> dict[str, Any]:
     nothing = (Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     actor = (
         ray.remote(GenerationActor)
-        .options(num_cpus=0, max_concurrency=100)
-        .remote("actor-0", engine, GenerationConfig(), nothing, None)
+        .options(num_cpus=0, max_concurrency=100, runtime_env={"env_vars": KEEP_FREED_MEMORY})
+        .remote("actor-0", engine, GenerationConfig(packed_weights=packed), nothing, None)
     )
     ray.get(actor.ready.remote())
     weights = list(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).named_parameters())
@@ -82,15 +84,28 @@ def main() -> None:
     torch.set_num_threads(1)
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
-        results = {size: measure(size, arguments.rounds, Path(folder)) for size in arguments.sizes}
-    head = ["parameters", "MB", "memcpy s", "staged s", "sent s", "GB/s", "stage + send over memcpy"]
+        results = {
+            f"{size}, {'packed' if packed else 'plain'}": measure(size, packed, arguments.rounds, Path(folder))
+            for size in arguments.sizes
+            for packed in (True, False)
+        }
+    head = [
+        "parameters",
+        "engine's weights",
+        "MB",
+        "memcpy s",
+        "staged s",
+        "sent s",
+        "GB/s",
+        "stage + send over memcpy",
+    ]
     rows = [
         [
-            f"{r['parameters'] / 1e6:.0f} M", f"{r['bytes'] / 1e6:.0f}", f"{r['median']['memcpy']:.3f}",
-            f"{r['median']['stage']:.3f}", f"{r['median']['send']:.3f}", f"{r['bytes_per_s'] / 1e9:.2f}",
-            f"{r['over_memcpy']:.1f}",
+            f"{r['parameters'] / 1e6:.0f} M", name.split(", ")[1], f"{r['bytes'] / 1e6:.0f}",
+            *(f"{r['median'][part]:.3f}" for part in ("memcpy", "stage", "send")),
+            f"{r['bytes_per_s'] / 1e9:.2f}", f"{r['over_memcpy']:.1f}",
         ]
-        for r in results.values()
+        for name, r in results.items()
     ]  # fmt: skip
     print(table_of(head, rows))
     save("publication", {"machine": machine(), "backend": "shm", "results": results})

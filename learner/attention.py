@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -105,9 +107,27 @@ class _Together:
     """int64 [tokens]: where, among blocks * padded queries, the real queries lie."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """A block that is computed by itself, in terms of the parts into which the row is cut."""
+
+    block: _Block
+    queries: int
+    """Which part of the queries; it is the block's."""
+    keys: int
+    """Which part of the keys; it is a pair's or a document's."""
+    offset: int
+    """Where that part begins in the row."""
+
+
 @dataclass(frozen=True)
 class _CpuPlan:
-    alone: tuple[_Block, ...]
+    alone: tuple[_Alone, ...]
+    query_parts: tuple[int, ...]
+    key_parts: tuple[int, ...]
+    """Lengths of the parts; together they are the row. Its states are cut into parts once and a block takes its keys
+    from a part: the backward of a slice fills a tensor as long as what it was cut from with zeros, and a row has
+    hundreds of slices."""
     together: tuple[_Together, ...]
     order: Tensor | None
     """int64 [tokens of the row]: where each token lies when the outputs of ``alone`` and of ``together`` are put side
@@ -127,10 +147,26 @@ def _cpu_plan(layout: Layout, window: int | None, device: torch.device) -> _CpuP
             small.setdefault((_padded(block.stop - block.start), _padded(block.keys)), []).append(block)
     in_order = [*alone, *(block for blocks in small.values() for block in blocks)]
     positions = torch.cat([torch.arange(b.start, b.stop, device=device) for b in in_order])
-    together = tuple(_pad(blocks, *size, window, device) for size, blocks in small.items())
-    plan = _CpuPlan(tuple(alone), together, positions.argsort() if small else None)
+    tokens = layout.segments[-1].stop
+    query_cuts = _cuts((bound for b in alone for bound in (b.start, b.stop)), tokens)
+    key_cuts = _cuts((s.start for s in layout.segments if s.shared_start == s.shared_stop), tokens)
+    plan = _CpuPlan(
+        alone=tuple(
+            _Alone(b, query_cuts.index(b.start), part, key_cuts[part])
+            for b in alone
+            for part in [bisect_right(key_cuts, min(b.own_start, b.shared_start)) - 1]
+        ),
+        query_parts=tuple(b - a for a, b in pairwise(query_cuts)),
+        key_parts=tuple(b - a for a, b in pairwise(key_cuts)),
+        together=tuple(_pad(blocks, *size, window, device) for size, blocks in small.items()),
+        order=positions.argsort() if small else None,
+    )
     layout.cache["cpu", window] = plan
     return plan
+
+
+def _cuts(bounds: Iterable[int], tokens: int) -> list[int]:
+    return sorted({0, *bounds, tokens})
 
 
 def _padded(length: int) -> int:
@@ -168,12 +204,16 @@ def _by_segment(
     softcap: float | None, dropout: float,
 ) -> Tensor:  # fmt: skip
     plan = _cpu_plan(layout, window, query.device)
+    queries, keys, values = (
+        states.split(parts, dim=2)
+        for states, parts in ((query, plan.query_parts), (key, plan.key_parts), (value, plan.key_parts))
+    )
     outputs = [
         _attend(
-            query[:, :, b.start : b.stop], _keys_of(key, b), _keys_of(value, b),
-            _band(layout, b.stop - b.start, b.keys, window, query.device), scaling, softcap, dropout,
+            queries[a.queries], _keys_of(keys[a.keys], a), _keys_of(values[a.keys], a),
+            _band(layout, a.block.stop - a.block.start, a.block.keys, window, query.device), scaling, softcap, dropout,
         )
-        for b in plan.alone
+        for a in plan.alone
     ]  # fmt: skip
     for group in plan.together:
         q, k, v = (
@@ -187,13 +227,17 @@ def _by_segment(
     return joined if plan.order is None else joined.index_select(2, plan.order)
 
 
-def _keys_of(states: Tensor, block: _Block) -> Tensor:
-    own = states[:, :, block.own_start : block.stop]
-    if block.shared_start == block.shared_stop:
-        return own
-    if block.shared_stop == block.own_start:  # a pair's first branch lies beside the shared part: no copy to keep
-        return states[:, :, block.shared_start : block.stop]
-    return torch.cat((states[:, :, block.shared_start : block.shared_stop], own), dim=2)
+def _keys_of(states: Tensor, alone: _Alone) -> Tensor:
+    """``states``: the block's part of the row."""
+    first, last, start, stop = (
+        bound - alone.offset
+        for bound in (alone.block.shared_start, alone.block.shared_stop, alone.block.own_start, alone.block.stop)
+    )
+    if first == last:
+        return states[:, :, start:stop]
+    if last == start:  # a pair's first branch lies beside the shared part: no copy to keep
+        return states[:, :, first:stop]
+    return torch.cat((states[:, :, first:last], states[:, :, start:stop]), dim=2)
 
 
 def _band(layout: Layout, queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:

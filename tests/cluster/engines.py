@@ -63,7 +63,10 @@ class Sender:
         self._publisher.shutdown()
 
 
-def start_actor(name: str, folder: str, backend: str, config: GenerationConfig, buffer: Any = None, work: Any = None):
+def start_actor(
+    name: str, folder: str, backend: str, config: GenerationConfig, buffer: Any = None, work: Any = None,
+    kind: type[GenerationActor] = GenerationActor,
+) -> Any:  # fmt: skip
     """A real generation actor; without ``work`` it only scores and takes weights."""
     engine = {
         "model": folder, "tokenizer": None, "dtype": "float32", "max_length": MAX_LENGTH, "eos": (2,), "seed": 0,
@@ -71,7 +74,7 @@ def start_actor(name: str, folder: str, backend: str, config: GenerationConfig, 
     }  # fmt: skip
     nothing = (Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     return (
-        ray.remote(GenerationActor)
+        ray.remote(kind)
         .options(num_cpus=0, max_concurrency=100, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
         .remote(name, engine, config, work or nothing, buffer)
     )

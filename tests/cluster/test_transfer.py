@@ -80,13 +80,12 @@ def test_a_checksum_covers_every_byte():
     tensor = torch.arange(50, dtype=torch.float32)
     slot = Slot(shared=False)
     slot.fill(1, [("w", torch.float32, (50,))], [("w", tensor)])
-    receiver = SimpleNamespace(_bytes=lambda update: slot.bytes, device=torch.device("cpu"))
-    ((name, found),) = SharedMemoryReceiver._weights(receiver, slot.update)
-    assert name == "w" and torch.equal(found, tensor)
+    receiver = SimpleNamespace(_bytes=lambda update: slot.bytes)
+    assert torch.equal(SharedMemoryReceiver._verified(receiver, slot.update)["w"], tensor)
     for byte in (0, 99, 199):
         slot.bytes[byte] += 1
         with pytest.raises(RuntimeError, match="arrived damaged"):
-            list(SharedMemoryReceiver._weights(receiver, slot.update))
+            SharedMemoryReceiver._verified(receiver, slot.update)
         slot.bytes[byte] -= 1
 
 

@@ -35,7 +35,7 @@ ifeq ($(EXTRA),cpu)
 endif
 	@touch $@
 
-demo: $(READY)  ## data, supervised start, SAPO, evaluation, a table (CPU, some 8 minutes)
+demo: $(READY)  ## data, supervised start, SAPO, evaluation, a table (CPU, some 5 minutes)
 	$(BIN)/python -m demo
 
 test: $(READY)  ## the whole test suite

@@ -48,6 +48,7 @@ class LiveWeights:
     @classmethod
     def of(cls, model: nn.Module, names: Iterable[str]) -> LiveWeights | None:
         """None: the model has something in it that only vLLM's own reload knows how to load."""
+        from vllm.model_executor.layers.attention import Attention
         from vllm.model_executor.layers.linear import UnquantizedLinearMethod
         from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
         from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
@@ -73,6 +74,8 @@ class LiveWeights:
                 embeddings.append(layer)
             elif method is not None:
                 return None
+            elif hasattr(layer, "process_weights_after_loading") and type(layer) is not Attention:
+                return None  # it derives something from its weights, as multi-head latent attention does
             for parameter, tensor in left.items():
                 # A tied head shows the embedding's parameter a second time.
                 if tensor.dim() and all(tensor is not known.parameter for known in copied):
@@ -86,8 +89,8 @@ class LiveWeights:
     @torch.no_grad()
     def agrees(self, published: dict[str, Tensor]) -> bool:
         """Whether the model computes with ``published``, as far as each layer shows."""
-        for entry in self._copied:
-            whole, kept = _whole(published, entry.sources), entry.parameter
+        for copied in self._copied:
+            whole, kept = _whole(published, copied.sources), copied.parameter
             if (kept.dtype, kept.shape[1:]) != (whole.dtype, whole.shape[1:]):
                 return False
             if not torch.equal(kept[: len(whole)], whole):
@@ -106,8 +109,8 @@ class LiveWeights:
     @torch.no_grad()
     def load(self, published: dict[str, Tensor]) -> None:
         """Replace all weights; ``published`` may change afterwards."""
-        for entry in self._packed:
-            layer, whole = entry.layer, _whole(published, entry.sources)
+        for packed in self._packed:
+            layer, whole = packed.layer, _whole(published, packed.sources)
             layer.weight = nn.Parameter(whole, requires_grad=False)
             layer.quant_method.process_weights_after_loading(layer)
             assert not layer.weight.numel()  # as before: nothing of the published bytes is kept

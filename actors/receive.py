@@ -60,7 +60,8 @@ class StagedReceiver(WeightTransferEngine):
     _live: LiveWeights | None = None
     """How to load without vLLM's reload; None until it has proved right, and where it does not know the model."""
     _tried = False
-    _reloading = False
+    _reloading: dict[str, Tensor] | None = None
+    """The weights that vLLM's reload is loading."""
 
     def start_weight_update(self) -> None:
         pass
@@ -68,16 +69,15 @@ class StagedReceiver(WeightTransferEngine):
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-        if not self._reloading:
+        published, self._reloading = self._reloading, None
+        if published is None:
             return
         finalize_layerwise_reload(self.model, self.model_config)
-        self._reloading = False
         self._repack_tied_head()
         if self.device.type == "cpu" and not self._tried:
             self._tried = True
-            live = LiveWeights.of(self.model, self._published)
-            self._live = live if live and live.agrees(self._published) else None
-        self._published = {}
+            live = LiveWeights.of(self.model, published)
+            self._live = live if live and live.agrees(published) else None
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class synchronises the accelerator, and there may be none.
@@ -99,7 +99,7 @@ class StagedReceiver(WeightTransferEngine):
 
         # A plain load_weights fails on CPU: linears are packed after loading.
         initialize_layerwise_reload(self.model)
-        self._reloading, self._published = True, published
+        self._reloading = published
         self.model.load_weights((name, tensor.to(self.device)) for name, tensor in published.items())
 
     def _verified(self, update: StagedUpdate) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from engines import MAX_LENGTH, Sender, start_actor
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
-from actors.live import _whole
+from actors.live import LiveWeights, _whole
 
 SEQUENCES = [np.random.default_rng(i).integers(3, 128, n).tolist() for i, n in enumerate((5, 60, 300))]
 SIZES = {"vocab_size": 130, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.08}
@@ -85,6 +85,17 @@ def test_every_version_arrives_whole(ray_local, tmp_path: Path, make: Callable, 
         before = found
     for handle in (actor, sender):
         ray.kill(handle)
+
+
+class Deriving(torch.nn.Linear):
+    """As vLLM's multi-head latent attention: it computes with something made from its weights."""
+
+    def process_weights_after_loading(self) -> None: ...
+
+
+def test_a_layer_that_derives_something_from_its_weights_is_left_to_vllm():
+    assert LiveWeights.of(torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)), ["0.weight"])
+    assert not LiveWeights.of(torch.nn.Sequential(Deriving(2, 2, bias=False)), ["0.weight"])
 
 
 def test_parts_that_lie_side_by_side_are_not_copied():

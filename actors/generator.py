@@ -84,7 +84,7 @@ class GenerationActor:
             Exception: the first that the engine or an insert raised; the supervisor replaces the actor.
         """
         room = self._config.max_concurrent_requests
-        work: asyncio.Queue[int | None] = asyncio.Queue(max(1, room // 2))
+        work: asyncio.Queue[int | None] = asyncio.Queue(max(1, room // 4))
         try:
             async with asyncio.TaskGroup() as inserting:
                 inserting.create_task(self._insert_finished())
@@ -97,10 +97,15 @@ class GenerationActor:
             raise _first(failures) from None
 
     async def _lease_into(self, work: asyncio.Queue[int | None]) -> None:
-        """Keep indices at hand, so that a free slot of the engine does not wait for the buffer's answer."""
+        """Keep indices at hand, so that a free slot of the engine does not wait for the buffer's answer.
+
+        A queue's worth is asked for when the last one has just gone into the queue: few calls, as each takes the
+        engine's thread a millisecond of Python, and never more than two queues' worth that no slot is free for.
+        """
         leaving = asyncio.ensure_future(self._leave.wait())
         while not self._leave.is_set():
-            lease = asyncio.ensure_future(self._buffer.lease(self.name, max(1, work.maxsize - work.qsize())))
+            free = self._config.max_concurrent_requests - self._busy.count - work.qsize()
+            lease = asyncio.ensure_future(self._buffer.lease(self.name, work.maxsize + max(0, free)))
             await asyncio.wait((lease, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not lease.done():
                 lease.cancel()  # what is granted all the same goes back to the pool when the actor is released

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import DTypeLike, NDArray
 
 ROUNDS = 6
 """Rounds of the Feistel permutation; four already pass for random (Luby and Rackoff, 1988)."""
@@ -75,7 +77,7 @@ def permuted(place: int, rows: int, key: tuple[int, int]) -> int:
     """
     half_bits = max(1, ((rows - 1).bit_length() + 1) // 2)
     mask = (1 << half_bits) - 1
-    keys = _random_words(key, ROUNDS, stream=0)
+    keys = _round_keys(key)
     while True:
         left, right = place >> half_bits, place & mask
         for round_key in keys:
@@ -93,7 +95,23 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
+@lru_cache(maxsize=16)
+def _round_keys(key: tuple[int, int]) -> list[int]:
+    return _random_words(key, ROUNDS, stream=0)
+
+
+class _Key(ISeedSequence):
+    """Gives Philox its key as a seed: given as a key, numpy asks the system for entropy first, to drop it."""
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: DTypeLike = np.uint64) -> NDArray[np.uint64]:
+        return np.array(self._key, np.uint64)
+
+
 def _random_words(key: tuple[int, int], count: int, stream: int) -> list[int]:
     """``count`` uniform 64-bit numbers from the counter-based Philox generator: the key's own, whoever asks."""
-    bits = np.random.Philox(key=[key[0] & 0xFFFFFFFFFFFFFFFF, key[1]], counter=[0, 0, 0, stream])
-    return [int(word) for word in bits.random_raw(count)]
+    seed = _Key((key[0] & 0xFFFFFFFFFFFFFFFF, key[1]))
+    bits = np.random.Philox(seed, counter=[0, 0, 0, stream])  # type: ignore[arg-type]  # the stub knows only subclasses
+    return bits.random_raw(count).tolist()

@@ -125,7 +125,7 @@ def fill(buffer: ReplayBuffer, size: int) -> None:
             count = min(10_240, size - first)
             indices = await buffer.front.lease.remote("fill", count)
             rows = [(index, int(Outcome.INSERTED), place, 0) for place, index in enumerate(indices)]
-            await buffer.front.insert.remote("fill", rows, [ray.put([bytes(bytearray(payload)) for _ in rows])], 0)
+            await buffer.front.insert.remote("fill", rows, [bytes(bytearray(payload)) for _ in rows], 0)
 
     asyncio.run(work())
 

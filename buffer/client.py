@@ -77,8 +77,7 @@ class ReplayBuffer:
             else:
                 rows.append((index, int(outcome), -1, -1))
         tokens = sum(len(pair.replacement) for pair in pairs)
-        box = [ray.put([encode(pair) for pair in pairs])] if pairs else []
-        await self.front.insert.remote(actor, rows, box, tokens)
+        await self.front.insert.remote(actor, rows, [encode(pair) for pair in pairs], tokens)
 
     def draw_ref(self) -> ray.ObjectRef:
         """A draw under way, for ``resolve``."""

@@ -92,10 +92,8 @@ class Front:
         self._grant()
         return await waiting.future
 
-    async def insert(self, actor: str, outcomes: list, box: list, tokens: int) -> None:
-        """``outcomes``: (index, Outcome, position in the payload or -1, version); ``box``: [reference to the payload, a
-        list of bytes], empty without one."""
-        payload = (await box[0]) if box else []
+    async def insert(self, actor: str, outcomes: list, payload: list[bytes], tokens: int) -> None:
+        """``outcomes``: (index, Outcome, position in the payload or -1, version)."""
         self._counts["generated_tokens"] += tokens
         for index, outcome, position, version in outcomes:
             if not self._ledger.account(index):

@@ -37,6 +37,13 @@ def test_items_depend_on_seed_and_index_alone(seed, rows, index, responses):
     assert 0 <= item.sampling_seed < 2**63
 
 
+@given(seed=st.integers(0, 2**63), index=st.integers(0, 2**62))
+@settings(max_examples=50, deadline=None)
+def test_a_sampling_seed_is_the_philox_word_of_plan_seed_and_index(seed, index):
+    word = int(np.random.Philox(key=[seed, index], counter=[0, 0, 0, 2]).random_raw())
+    assert plan_of(10, seed=seed).item(index).sampling_seed == word >> 1
+
+
 def test_another_process_plans_the_same():
     script = (
         "import numpy as np; from actors.plan import Plan; plan = Plan(3, np.arange(1, 41, dtype=np.int32), 8, 2);"

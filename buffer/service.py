@@ -16,6 +16,7 @@ from buffer.ledger import Ledger
 from buffer.limiter import RateLimiter
 from buffer.record import Outcome, ReferenceScore
 from buffer.replay import Drawn, ReplayIndex
+from buffer.shard import Layout
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Front:
     ) -> None:  # fmt: skip
         self._batch, self._ordered, self._shards = batch_size, ordered, shards
         self._index = ReplayIndex(config, seed)
+        self._layout = Layout.of(config.capacity, len(shards))
         self._ledger = Ledger()
         needed = max(batch_size, config.min_size)
         # What has to be there before the first draw beyond the first step's own inserts.
@@ -212,7 +214,7 @@ class Front:
         state = {
             "index": self._index.state(), "ledger": self._ledger.state(), "limiter": replace(self._limiter),
             "held": dict(self._held), "visible": self._visible, "counts": Counter(self._counts),
-            "shards": len(self._shards),
+            "shards": len(self._shards), "layout": self._layout,
         }  # fmt: skip
         # Sent before anything else can change: behind all earlier inserts, ahead of all later ones.
         await asyncio.gather(
@@ -223,10 +225,11 @@ class Front:
     async def restore(self, state: dict[str, Any], folder: str) -> None:
         """Be what the snapshot was taken from, over as many shards as there are now."""
         files = [shard_file(folder, number) for number in range(state["shards"])]
-        here = len(self._shards)
+        # Earlier snapshots do not say their layout; every shard looks through all of them.
+        same = state.get("layout") == self._layout
         await asyncio.gather(
             *[
-                shard.load.remote(files if len(files) != here else [files[number]], number, here)
+                shard.load.remote([files[number]] if same else files, number, self._layout)
                 for number, shard in enumerate(self._shards)
             ]
         )
@@ -250,7 +253,7 @@ class Front:
     def _by_shard(self, slots: list[int]) -> dict[int, list[int]]:
         groups: dict[int, list[int]] = {}
         for position, slot in enumerate(slots):
-            groups.setdefault(slot % len(self._shards), []).append(position)
+            groups.setdefault(self._layout.shard(slot), []).append(position)
         return groups
 
 

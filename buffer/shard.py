@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from buffer.codec import decode, encode
 from buffer.record import ReferenceScore
+
+LONGEST_RUN = 32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which shard holds which slot: runs of neighbouring slots in turn.
+
+    Slots are filled one after the other, so pairs that come in together mostly go to one shard: an insert is one or
+    two messages whatever the number of shards.
+    """
+
+    shards: int
+    run: int
+
+    @classmethod
+    def of(cls, capacity: int, shards: int) -> Layout:
+        return cls(shards, max(1, min(LONGEST_RUN, capacity // shards)))
+
+    def shard(self, slot: int) -> int:
+        return slot // self.run % self.shards
 
 
 class Shard:
@@ -37,14 +59,14 @@ class Shard:
             np.save(file, np.fromiter(map(len, self._pairs.values()), np.int64, len(self._pairs)))
             file.writelines(self._pairs.values())
 
-    def load(self, paths: list[str], number: int, shards: int) -> None:
-        """Hold the slots of shard ``number`` of ``shards`` that the saved shards ``paths`` have among them."""
+    def load(self, paths: list[str], number: int, layout: Layout) -> None:
+        """Hold the slots of shard ``number`` that the saved shards ``paths`` have among them."""
         self._pairs = {}
         for path in paths:
             with open(path, "rb") as file:
                 slots, lengths = np.load(file).tolist(), np.load(file).tolist()
                 for slot, length in zip(slots, lengths, strict=True):
-                    if slot % shards == number:
+                    if layout.shard(slot) == number:
                         self._pairs[slot] = file.read(length)
                     else:
                         file.seek(length, 1)

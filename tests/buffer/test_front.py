@@ -14,7 +14,7 @@ from buffer.service import Front
 
 def run(story: Callable[[Front], Awaitable[None]], *, ordered: bool = True, ahead: int = 0, r: int = 8) -> None:
     async def begin() -> None:
-        front = Front(BufferConfig(capacity=100), 0, r, r, ordered, ahead, 0, [])
+        front = Front(BufferConfig(capacity=100), 0, r, r, ordered, ahead, 0, [None])
         await asyncio.wait_for(story(front), 10)
 
     asyncio.run(begin())

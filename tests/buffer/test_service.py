@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import ray
 from scipy.stats import chisquare
 
-from buffer.client import Draw, ReplayBuffer
+from buffer.client import FRONT_FILE, Draw, ReplayBuffer
 from buffer.config import BufferConfig
 from buffer.errors import UserError
 from buffer.record import Outcome, PreferencePair, ReferenceScore, as_token_ids
@@ -130,7 +131,7 @@ def test_draws_spread_over_shards_as_over_one_buffer(start):
     answers = ray.get([buffer.draw_ref() for _ in range(1600)])
     counts = np.bincount([int(drawn.slots[0]) for drawn, _, _ in answers], minlength=32)
     assert chisquare(counts).pvalue > LEVEL
-    assert chisquare(counts.reshape(8, 4).sum(0)).pvalue > LEVEL
+    assert chisquare(counts.reshape(4, 8).sum(1)).pvalue > LEVEL  # a shard's slots are a run of 8
 
 
 def test_reference_scores_stay_with_their_pairs_and_scores_of_evicted_pairs_are_dropped(start):
@@ -165,6 +166,21 @@ def test_a_restored_buffer_goes_on_exactly_on_any_number_of_shards(start, tmp_pa
     second.restore(tmp_path)
     assert second.stats().mark == 20
     assert seen(_finish(second)) == expected
+
+
+def test_a_snapshot_that_does_not_say_its_layout_is_searched_whole(start, tmp_path):
+    first = start(shards=2)
+    train(first, 0, 4)
+    first.snapshot(tmp_path)
+    expected = seen(train(first, 4, 3))
+    state = pickle.loads((tmp_path / FRONT_FILE).read_bytes())
+    del state["layout"]
+    (tmp_path / FRONT_FILE).write_bytes(pickle.dumps(state))
+    one, other, aside = (tmp_path / name for name in ("shard-0000.bin", "shard-0001.bin", "aside"))
+    one.rename(aside), other.rename(one), aside.rename(other)
+    second = start(shards=2)
+    second.restore(tmp_path)
+    assert seen(train(second, 4, 3)) == expected
 
 
 async def _half_a_step(buffer: ReplayBuffer) -> None:

@@ -60,13 +60,15 @@ class SegmentEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from actors.receive import receiver_of
+
         self._config, self._eos = config, list(eos)
         self._updating = False
         arguments: dict[str, Any] = {
             "model": model, "dtype": dtype, "skip_tokenizer_init": True, "max_model_len": max_length,
             "max_num_seqs": config.max_concurrent_requests, "seed": seed % (1 << 31),
             "enable_prefix_caching": config.prefix_caching, "tensor_parallel_size": config.tensor_parallel,
-            "weight_transfer_config": {"backend": backend}, "worker_extension_cls": RECEIVER,
+            "weight_transfer_config": {"backend": receiver_of(backend)}, "worker_extension_cls": RECEIVER,
             "trust_remote_code": trust_remote_code, "enforce_eager": _eager(config, use_gpu), "disable_log_stats": True,
         }  # fmt: skip
         if use_gpu:
@@ -140,10 +142,20 @@ class SegmentEngine:
             await self._engine.start_weight_update()
             self._updating = True
 
-    async def finish_update(self, version: int) -> None:
-        """Close the update, label the weights, go on generating."""
+    async def finish_update(self, version: int, digests: dict[str, int]) -> None:
+        """Close the update, label the weights, go on generating.
+
+        Raises:
+            RuntimeError: weights do not have the ``digests`` that they were sent with. The engine stays frozen.
+        """
+        damaged: list[str] = []
+        if digests:
+            for names in await self._engine.collective_rpc("damaged_weights", kwargs={"expected": digests}):
+                damaged += names
         await self._engine.finish_weight_update(weight_version=str(version))
         self._updating = False
+        if damaged:
+            raise RuntimeError(f"weights: {len(damaged)} arrived damaged, the first is {damaged[0]}")
         await self._engine.resume_generation()
 
     async def init_transfer(self, request: Any) -> None:

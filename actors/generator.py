@@ -186,8 +186,8 @@ class GenerationActor:
     async def update_weights(self, request: Any) -> None:
         await self._engine.update(request)
 
-    async def finish_weight_update(self, version: int) -> None:
-        await self._engine.finish_update(version)
+    async def finish_weight_update(self, version: int, digests: dict[str, int]) -> None:
+        await self._engine.finish_update(version, digests)
 
     # ---- what the supervisor calls --------------------------------------------------------------------------
 

@@ -103,20 +103,23 @@ class InProcessEngine:
         await self._on_thread(resume)
 
     async def init_weight_transfer_engine(self, request: Any) -> None:
-        await self._rpc("init_weight_transfer_engine", init_info=request.init_info)
+        await self.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": request.init_info})
 
     async def shutdown_weight_transfer_engine(self) -> None:
-        await self._rpc("shutdown_weight_transfer_engine")
+        await self.collective_rpc("shutdown_weight_transfer_engine")
 
     async def start_weight_update(self) -> None:
-        await self._rpc("start_weight_update")
+        await self.collective_rpc("start_weight_update")
 
     async def update_weights(self, request: Any) -> None:
-        await self._rpc("update_weights", update_info=request.update_info)
+        await self.collective_rpc("update_weights", kwargs={"update_info": request.update_info})
 
     async def finish_weight_update(self, weight_version: str) -> None:
-        await self._rpc("finish_weight_update")
+        await self.collective_rpc("finish_weight_update")
         await self._on_thread(lambda: self._engine.set_weight_version(weight_version))
+
+    async def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> list[Any]:
+        return await self._on_thread(lambda: self._engine.collective_rpc(method, kwargs=kwargs))
 
     async def sleep(self, level: int = 1) -> None:
         await self._on_thread(lambda: self._engine.sleep(level))
@@ -131,9 +134,6 @@ class InProcessEngine:
     @property
     def _core(self) -> Any:
         return self._engine.engine_core.engine_core
-
-    async def _rpc(self, method: str, **arguments: Any) -> None:
-        await self._on_thread(lambda: self._engine.collective_rpc(method, kwargs=arguments))
 
     async def _on_thread(self, call: Callable[[], Any]) -> Any:
         if self._dead:

@@ -1,7 +1,7 @@
 """The engine's end of our own weight transfer backends: ``shm`` on one machine, ``gloo`` across machines.
 
-vLLM imports this module in every worker (``worker_extension_cls``), which registers the backends in its factory. Its
-own ``nccl`` and ``ipc`` need nothing of ours.
+vLLM imports this module in every worker (``worker_extension_cls``), which registers the backends in its factory, and
+its own ``nccl`` and ``ipc`` with digests (actors/digest.py) under names that ``receiver_of`` gives.
 """
 
 from __future__ import annotations
@@ -194,7 +194,24 @@ def broadcast(group: torch.distributed.ProcessGroup, data: Tensor) -> None:
 class WeightReceiver:
     """Named as ``worker_extension_cls``; its import is what registers the backends."""
 
+    weight_transfer_engine: Any
+
+    def damaged_weights(self, expected: dict[str, int]) -> list[str]:
+        """Names of the weights of this update that do not have the digests that they were sent with."""
+        return self.weight_transfer_engine.damaged(expected)
+
+
+DIGESTING = {"nccl": "DigestingNccl", "ipc": "DigestingIpc"}
+
+
+def receiver_of(backend: str) -> str:
+    """Under which name vLLM's factory has the receiver of a backend."""
+    return f"digesting-{backend}" if backend in DIGESTING else backend
+
 
 for _name, _engine in (("shm", SharedMemoryReceiver), ("gloo", GlooReceiver)):
     if _name not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(_name, _engine)
+for _name, _class in DIGESTING.items():
+    if receiver_of(_name) not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(receiver_of(_name), "actors.digest", _class)

@@ -51,8 +51,8 @@ class SlowActor(GenerationActor):
         await asyncio.sleep(_pause())
         await super().start_weight_update()
 
-    async def finish_weight_update(self, version: int) -> None:
-        await super().finish_weight_update(version)
+    async def finish_weight_update(self, version: int, digests: dict[str, int]) -> None:
+        await super().finish_weight_update(version, digests)
         await asyncio.sleep(_pause())
 
 

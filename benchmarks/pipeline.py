@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -61,31 +62,34 @@ def _compare(shape: str, config: str, count: int, steps: int) -> dict[str, list[
     print(f"\n{shape}: {config}, {steps} steps, {count} rounds; ratio to the paper's way in the same round")
     rows = []
     for name, runs in rounds.items():
-        pairs, idle = ([run[key] for run in runs] for key in ("pairs_per_s", "learner_idle"))
+        pairs, idle, actors = ([run[key] for run in runs] for key in ("pairs_per_s", "learner_idle", "actors_idle"))
         ratios = [ours / peer["pairs_per_s"] for ours, peer in zip(pairs, rounds["paper's way"], strict=True)]
         rows.append([
             name, f"{statistics.median(pairs):.1f}", f"{statistics.median(ratios):.2f}",
             f"{min(ratios):.2f}-{max(ratios):.2f}", f"{statistics.median(idle):.0%}",
+            f"{statistics.median(actors):.0%}",
         ])  # fmt: skip
-    print(table_of(["way", "pairs/s", "ratio", "range", "learner idle"], rows), flush=True)
+    print(table_of(["way", "pairs/s", "ratio", "range", "learner idle", "actors idle"], rows), flush=True)
     return rounds
 
 
 def _run_ours(config: str, steps: int, overrides: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
+        said = subprocess.run(
             [
                 sys.executable, "-m", "cluster", "train", config, "name=bench", f"output_dir={folder}",
                 f"learner.steps={steps}", *overrides, "logging.tensorboard=false",
             ],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            check=True, capture_output=True, text=True,
+        ).stderr  # fmt: skip
         lines = (Path(folder) / "bench" / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines][WARM_STEPS:]
     wall = sum(m["time/step_s"] for m in metrics)
     batch = (metrics[-1]["pairs/drawn"] - metrics[0]["pairs/drawn"]) / (len(metrics) - 1)
     idle = sum(m["time/learner_idle_s"] for m in metrics) / wall
-    return {"pairs_per_s": len(metrics) * batch / wall, "learner_idle": idle}
+    # Actors are asked for their idle time at the end alone: this share is of the whole run.
+    actors_idle = int(re.findall(r"actors\s+idle\s+(\d+)%", said)[-1]) / 100
+    return {"pairs_per_s": len(metrics) * batch / wall, "learner_idle": idle, "actors_idle": actors_idle}
 
 
 def _run_peer(config: str, steps: int) -> dict[str, float]:
@@ -103,7 +107,8 @@ def _peer(path: str, steps: int) -> None:
     config = load_config(path)
     table, tokenizer, _ = load_table(config.data, config.model, config.method)
     seconds = paper_way.train(config, table, tokenizer.eos_token_id, steps)[WARM_STEPS:]
-    print(json.dumps({"pairs_per_s": len(seconds) * config.learner.batch_size / sum(seconds), "learner_idle": 0.0}))
+    pairs_per_s = len(seconds) * config.learner.batch_size / sum(seconds)
+    print(json.dumps({"pairs_per_s": pairs_per_s, "learner_idle": 0.0, "actors_idle": 0.0}))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def measure(actors: int, shards: int, seconds: float, speedup: float) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 16, 64, 256])
-    parser.add_argument("--shards", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--shards", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--speedup", type=float, default=1.0, help="engines this many times faster than REQUEST_S says")
     arguments = parser.parse_args()

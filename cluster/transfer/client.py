@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from torch import Tensor
 
 ALIVE_S = 30.0
 """Longest wait for a sign of life."""
@@ -33,6 +34,8 @@ class ActorsClient:
     timeout_s: float
     version: int = field(default=-1, init=False)
     """What ``finish_weight_update`` labels the weights with."""
+    digests: dict[str, Tensor] = field(default_factory=dict, init=False)
+    """What the weights were sent with, by name (``actors.digest``); empty where the bytes have checksums."""
 
     def check_alive(self) -> None:
         """Raises:
@@ -62,7 +65,8 @@ class ActorsClient:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         version = self.version if weight_version is None else int(weight_version)
-        self._wait({name: actor.finish_weight_update.remote(version) for name, actor in self.actors.items()})
+        digests = {name: int(digest) for name, digest in self.digests.items()}
+        self._wait({name: actor.finish_weight_update.remote(version, digests) for name, actor in self.actors.items()})
 
     def _wait(self, calls: dict[str, ray.ObjectRef], timeout_s: float | None = None) -> None:
         timeout_s = timeout_s or self.timeout_s

@@ -146,7 +146,7 @@ class Publisher:
             self._engines[key] = connect(self._backend, client, slot, self._timeout_s)
         engine = self._engines[key]
         engine.source = slot
-        engine.client.version = slot.version
+        engine.client.version, engine.client.digests = slot.version, slot.digests
         engine.send_weights()
 
     def _disconnect(self, key: tuple[str, ...] | None = None) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
+from actors.digest import digest
 from actors.receive import StagedUpdate, checksum
 
 ALIGNMENT = 64
@@ -35,12 +36,14 @@ class Slot(WeightSource):
     however a rank ends."""
     bytes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.uint8))
     update: StagedUpdate = field(default_factory=lambda: StagedUpdate([], []))
+    digests: dict[str, Tensor] = field(default_factory=dict)
+    """int64 [] of every weight that iteration has put on ``device``."""
 
     def fill(self, version: int, metadata: Metadata, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the weights in, bucket by bucket as they come, with a checksum for each bucket."""
         entries, size = _lay_out(metadata)
         self._reserve(size)
-        self.version = -1
+        self.version, self.digests = -1, {}
         buckets, first = [], 0
         for entry, (name, tensor) in zip(entries, weights, strict=True):
             if name != entry[0] or tuple(tensor.shape) != entry[2]:
@@ -65,7 +68,10 @@ class Slot(WeightSource):
             dtype = getattr(torch, dtype_name)
             count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             tensor = self.bytes[offset : offset + count].view(dtype).view(*shape)
-            yield name, tensor if self.device is None else tensor.to(self.device, non_blocking=True)
+            if self.device is not None:
+                tensor = tensor.to(self.device, non_blocking=True)
+                self.digests[name] = digest(tensor)
+            yield name, tensor
 
     def release(self) -> None:
         if self.path:

@@ -23,6 +23,7 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors import receive
+from actors.digest import DigestingIpc, DigestingNccl
 from actors.inprocess import InProcessEngine
 from cluster.transfer import trainer
 from cluster.transfer.client import ActorsClient
@@ -40,10 +41,11 @@ def fields_of(kind: Any) -> set[str]:
 @pytest.mark.parametrize("backend", ["shm", "gloo", "nccl", "ipc"])
 def test_both_ends_of_every_backend_are_registered(backend):
     assert backend in WeightTransferTrainerFactory._registry
-    assert backend in WeightTransferEngineFactory._registry
+    assert receive.receiver_of(backend) in WeightTransferEngineFactory._registry
+    assert issubclass(WeightTransferEngineFactory._registry[receive.receiver_of(backend)](), base.WeightTransferEngine)
 
 
-@pytest.mark.parametrize("ours", [receive.SharedMemoryReceiver, receive.GlooReceiver])
+@pytest.mark.parametrize("ours", [receive.SharedMemoryReceiver, receive.GlooReceiver, DigestingNccl, DigestingIpc])
 def test_receivers_define_all_that_vllm_calls(ours):
     assert not inspect.isabstract(ours)
     assert issubclass(ours, base.WeightTransferEngine)
@@ -136,7 +138,7 @@ class Worker:
         self.calls: list[str] = []
         model = SimpleNamespace(load_weights=lambda weights: self.loaded.update((n, w.clone()) for n, w in weights))
         vllm_config: Any = SimpleNamespace(parallel_config=None, model_config=None)
-        self.engine = nccl_engine.NCCLWeightTransferEngine(None, vllm_config, torch.device("cpu"), model)
+        self.engine = DigestingNccl(None, vllm_config, torch.device("cpu"), model)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.calls.append("init")
@@ -145,6 +147,8 @@ class Worker:
 
     def start_weight_update(self) -> None:
         self.calls.append("start")
+        with mock.patch.object(nccl_engine.NCCLWeightTransferEngine, "start_weight_update"):  # there are no layers
+            self.engine.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.calls.append("update")

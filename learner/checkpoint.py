@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from buffer.errors import UserError
+from learner.average import MovingAverage
+from learner.config import OptimizerConfig
 from learner.forward import causal_model
-from learner.shards import gathered
+from learner.reference import Reference
+from learner.shards import Shards, gathered
 from learner.weights import is_adapter, named_weights
 
-if TYPE_CHECKING:
-    from learner.rank import LearnerRank
+
+class Rank(Protocol):
+    """What a checkpoint reads of a rank, and puts back."""
+
+    rank: int
+    world_size: int
+    stage_number: int
+    steps: int
+    module: nn.Module
+    shards: Shards
+    average: MovingAverage
+    reference: Reference
+    optimizer_config: OptimizerConfig
 
 
-def save(folder: Path, rank: LearnerRank) -> None:
+def save(folder: Path, rank: Rank) -> None:
     """One file a rank: masters, optimizer state, average, reference, generator state, step."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(
@@ -37,7 +52,7 @@ def save(folder: Path, rank: LearnerRank) -> None:
     dist.barrier()
 
 
-def load(folder: Path, rank: LearnerRank) -> None:
+def load(folder: Path, rank: Rank) -> None:
     """Put everything back.
 
     Raises:
@@ -68,7 +83,7 @@ def load(folder: Path, rank: LearnerRank) -> None:
     rank.shards.reload()
 
 
-def export(folder: Path, rank: LearnerRank) -> None:
+def export(folder: Path, rank: Rank) -> None:
     """Whole weights of policy and average in the model's dtype, written by rank 0."""
     _write(folder / "policy", rank)
     with rank.shards.holding(rank.average.values):
@@ -76,7 +91,7 @@ def export(folder: Path, rank: LearnerRank) -> None:
     dist.barrier()
 
 
-def _write(folder: Path, rank: LearnerRank) -> None:
+def _write(folder: Path, rank: Rank) -> None:
     weights: dict[str, Any] = {}
     for name, tensor in named_weights(rank.module, rank.stage_number):
         if rank.rank == 0:
@@ -91,7 +106,7 @@ def _write(folder: Path, rank: LearnerRank) -> None:
                 module.save_pretrained(folder / "adapter", save_embedding_layers=False)
 
 
-def _layout(rank: LearnerRank) -> dict[str, Any]:
+def _layout(rank: Rank) -> dict[str, Any]:
     return {
         "learner.ranks": rank.world_size,
         "learner.zero_stage": rank.stage_number,

@@ -35,7 +35,7 @@ ifeq ($(EXTRA),cpu)
 endif
 	@touch $@
 
-demo: $(READY)  ## data, supervised start, SAPO, evaluation, a table (CPU, some 5 minutes)
+demo: $(READY)  ## data, supervised start, SAPO, evaluation, a table (CPU, 3 to 8 minutes)
 	$(BIN)/python -m demo
 
 test: $(READY)  ## the whole test suite

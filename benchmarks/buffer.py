@@ -124,8 +124,8 @@ def fill(buffer: ReplayBuffer, size: int) -> None:
         for first in range(0, size, 10_240):
             count = min(10_240, size - first)
             indices = await buffer.front.lease.remote("fill", count)
-            rows = [(index, int(Outcome.INSERTED), place, 0) for place, index in enumerate(indices)]
-            await buffer.front.insert.remote("fill", rows, [bytes(bytearray(payload)) for _ in rows], 0)
+            rows = [(index, int(Outcome.INSERTED), bytes(bytearray(payload)), 0) for index in indices]
+            await buffer.front.insert.remote("fill", rows, 0)
 
     asyncio.run(work())
 

@@ -69,15 +69,16 @@ class ReplayBuffer:
 
     async def insert(self, actor: str, outcomes: list[tuple[int, Outcome]], pairs: list[PreferencePair]) -> None:
         """Account for indices. ``pairs`` are those of the INSERTED ones, in the same order."""
-        rows, position = [], 0
+        written = iter(pairs)
+        rows: list[tuple[int, int, bytes | None, int]] = []
         for index, outcome in outcomes:
             if outcome is Outcome.INSERTED:
-                rows.append((index, int(outcome), position, pairs[position].newest_version))
-                position += 1
+                pair = next(written)
+                rows.append((index, int(outcome), encode(pair), pair.newest_version))
             else:
-                rows.append((index, int(outcome), -1, -1))
+                rows.append((index, int(outcome), None, -1))
         tokens = sum(len(pair.replacement) for pair in pairs)
-        await self.front.insert.remote(actor, rows, [encode(pair) for pair in pairs], tokens)
+        await self.front.insert.remote(actor, rows, tokens)
 
     def draw_ref(self) -> ray.ObjectRef:
         """A draw under way, for ``resolve``."""

@@ -94,14 +94,13 @@ class Front:
         self._grant()
         return await waiting.future
 
-    async def insert(self, actor: str, outcomes: list, payload: list[bytes], tokens: int) -> None:
-        """``outcomes``: (index, Outcome, position in the payload or -1, version)."""
+    async def insert(self, actor: str, outcomes: list, tokens: int) -> None:
+        """``outcomes``: (index, Outcome, payload or None, version)."""
         self._counts["generated_tokens"] += tokens
-        for index, outcome, position, version in outcomes:
+        for index, outcome, pair, version in outcomes:
             if not self._ledger.account(index):
                 self._counts["duplicates"] += 1
                 continue
-            pair = payload[position] if position >= 0 else None
             self._held[index] = (Outcome(outcome), pair, version, self._limiter.steps)
         self._make_visible()
         self._settle()

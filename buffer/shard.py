@@ -11,6 +11,7 @@ from buffer.codec import decode, encode
 from buffer.record import ReferenceScore
 
 LONGEST_RUN = 32
+"""Slots in a run; fewer where a shard holds fewer."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Layout:
 
     @classmethod
     def of(cls, capacity: int, shards: int) -> Layout:
-        return cls(shards, max(1, min(LONGEST_RUN, capacity // shards)))
+        return cls(shards, min(LONGEST_RUN, capacity // shards))
 
     def shard(self, slot: int) -> int:
         return slot // self.run % self.shards

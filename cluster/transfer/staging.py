@@ -40,7 +40,10 @@ class Slot(WeightSource):
     """int64 [] of every weight that iteration has put on ``device``."""
 
     def fill(self, version: int, metadata: Metadata, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy the weights in, bucket by bucket as they come, with a checksum for each bucket."""
+        """Copy the weights in, bucket by bucket as they come, with a checksum for each bucket.
+
+        Weights that go through ``device`` have none: their receivers go by ``digests``.
+        """
         entries, size = _lay_out(metadata)
         self._reserve(size)
         self.version, self.digests = -1, {}
@@ -52,10 +55,10 @@ class Slot(WeightSource):
                 )
             end = entry[3] + tensor.numel() * tensor.element_size()
             self.bytes[entry[3] : end].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
-            if end - first >= BUCKET_BYTES:
+            if self.device is None and end - first >= BUCKET_BYTES:
                 buckets.append((first, end, checksum(self.bytes[first:end])))
                 first = end
-        if first < size:
+        if self.device is None and first < size:
             buckets.append((first, size, checksum(self.bytes[first:size])))
         self.update = StagedUpdate(entries, buckets, self.path)
         self.version = version

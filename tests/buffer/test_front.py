@@ -27,8 +27,8 @@ async def soon(*coroutines: Awaitable) -> list[asyncio.Future]:
     return tasks
 
 
-def identical(*indices: int) -> list[tuple[int, int, int, int]]:
-    return [(index, int(Outcome.IDENTICAL), -1, -1) for index in indices]
+def identical(*indices: int) -> list[tuple[int, int, None, int]]:
+    return [(index, int(Outcome.IDENTICAL), None, -1) for index in indices]
 
 
 def test_waiting_actors_share_a_steps_work_equally():
@@ -82,8 +82,8 @@ def test_an_index_that_two_actors_report_counts_once():
         await front.lease("a", 64)
         await front.release("a")
         await front.lease("b", 64)
-        await front.insert("a", identical(0, 1), [], 0)
-        await front.insert("b", identical(0, 1, 2), [], 0)
+        await front.insert("a", identical(0, 1), 0)
+        await front.insert("b", identical(0, 1, 2), 0)
         stats = await front.stats()
         assert (stats.identical, stats.duplicates, stats.mark) == (3, 2, 3)
 
@@ -94,7 +94,7 @@ def test_a_starved_learner_has_more_work_admitted():
     async def story(front: Front) -> None:
         await front.lease("a", 64)
         (draw, lease) = await soon(front.draw(), front.lease("a", 64))
-        await front.insert("a", identical(*range(8)), [], 0)
+        await front.insert("a", identical(*range(8)), 0)
         assert await lease == list(range(8, 16))
         assert not draw.done()
         draw.cancel()

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from actors.cores import copy_all, in_parallel
+
 TOLERANCE = 0.02
 """Largest relative error of a layer's output against plain arithmetic; bf16 has half of it, a wrong weight 50 times."""
 
@@ -29,6 +31,11 @@ class _Packed:
     """The weight's shape and dtype before it was packed (on torch's meta device)."""
     sources: tuple[str, ...]
     """Published weights, which make it one below the other."""
+
+    def load(self, whole: Tensor) -> None:
+        self.layer.weight = nn.Parameter(whole, requires_grad=False)
+        self.layer.quant_method.process_weights_after_loading(self.layer)
+        assert not self.layer.weight.numel()  # as before: nothing of the published bytes is kept
 
 
 @dataclass(frozen=True)
@@ -106,19 +113,13 @@ class LiveWeights:
                 return False
         return True
 
-    @torch.no_grad()
     def load(self, published: dict[str, Tensor]) -> None:
         """Replace all weights; ``published`` may change afterwards."""
-        for packed in self._packed:
-            layer, whole = packed.layer, _whole(published, packed.sources)
-            layer.weight = nn.Parameter(whole, requires_grad=False)
-            layer.quant_method.process_weights_after_loading(layer)
-            assert not layer.weight.numel()  # as before: nothing of the published bytes is kept
-        for copied in self._copied:
-            whole = _whole(published, copied.sources)
-            copied.parameter[: len(whole)].copy_(whole)  # vLLM pads vocabularies
-        for head in self._heads:
-            head.quant_method.process_weights_after_loading(head)
+        wholes = [(copied.parameter, _whole(published, copied.sources)) for copied in self._copied]
+        copy_all((parameter[: len(whole)], whole) for parameter, whole in wholes)  # vLLM pads vocabularies
+        packing = [lambda head=head: head.quant_method.process_weights_after_loading(head) for head in self._heads]
+        packing += [lambda packed=packed: packed.load(_whole(published, packed.sources)) for packed in self._packed]
+        in_parallel(lambda pack: pack(), packing)
 
 
 def _computes_with(layer: Any, weight: Tensor) -> bool:

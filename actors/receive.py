@@ -22,6 +22,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+from actors.cores import in_parallel
 from actors.live import LiveWeights
 
 
@@ -105,8 +106,9 @@ class StagedReceiver(WeightTransferEngine):
     def _verified(self, update: StagedUpdate) -> dict[str, Tensor]:
         """Views of the staged bytes by name."""
         staged = self._bytes(update)
-        for first, end, expected in update.buckets:
-            if (found := checksum(staged[first:end])) != expected:
+        sums = in_parallel(lambda bucket: checksum(staged[bucket[0] : bucket[1]]), update.buckets)
+        for (first, end, expected), found in zip(update.buckets, sums, strict=True):
+            if found != expected:
                 raise RuntimeError(
                     f"weights: bytes [{first}, {end}) arrived damaged: checksum {found} is not {expected}"
                 )

@@ -15,6 +15,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -36,8 +37,8 @@ class Sink:
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
-    def stage(self, version: int, metadata: list, weights: Iterator[tuple[str, Tensor]]) -> None:
-        for name, tensor in weights:
+    def stage(self, version: int, metadata: list, layers: Iterator[list[tuple[str, Tensor]]]) -> None:
+        for name, tensor in chain.from_iterable(layers):
             self._kept.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
 
     def send(self) -> None: ...

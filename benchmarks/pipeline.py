@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import conversations
 from benchmarks.report import machine, save, table_of
-from cluster.launch import KEEP_FREED_MEMORY
+from cluster.launch import LARGE_BLOCKS
 
 WARM_STEPS = 10
 """First steps of each run that are not counted: caches, first kernels."""
@@ -95,7 +95,7 @@ def _run_ours(config: str, steps: int, overrides: list[str]) -> dict[str, float]
 def _run_peer(config: str, steps: int) -> dict[str, float]:
     # A process of its own, so that both sides start equally cold and own the machine in turn; malloc set as ours is.
     command = [sys.executable, "-m", "benchmarks.pipeline", "--peer", config, str(steps)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | KEEP_FREED_MEMORY).stdout
+    out = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | LARGE_BLOCKS).stdout
     return json.loads(out.splitlines()[-1])
 
 

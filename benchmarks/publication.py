@@ -4,13 +4,16 @@
 
 Staged: the learner's copy into shared memory with its checksums (what holds up training, beside the gather). Sent: the
 engine pauses, verifies every byte, loads, and goes on. Packed: ``generation.packed_weights``; plain: without. fp32, one
-machine, backend ``shm``.
+machine, backend ``shm``, the run's own settings of the C library. Memcpy: the C library's, by one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,8 +30,9 @@ from actors.plan import Plan
 from actors.tokens import TokenTable
 from benchmarks.models import SHAPES, write_llama
 from benchmarks.report import machine, save, table_of
-from cluster.launch import KEEP_FREED_MEMORY
+from cluster.launch import LARGE_BLOCKS
 from cluster.transfer.publisher import Publisher
+from learner.weights import metadata, named_layers
 
 VOCABULARY = 8192
 
@@ -42,22 +46,22 @@ def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any
     nothing = (Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     actor = (
         ray.remote(GenerationActor)
-        .options(num_cpus=0, max_concurrency=100, runtime_env={"env_vars": KEEP_FREED_MEMORY})
+        .options(num_cpus=0, max_concurrency=100, runtime_env={"env_vars": LARGE_BLOCKS})
         .remote("actor-0", engine, GenerationConfig(packed_weights=packed), nothing, None)
     )
     ray.get(actor.ready.remote())
-    weights = list(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).named_parameters())
-    metadata = [(name, p.dtype, tuple(p.shape)) for name, p in weights]
-    source = torch.cat([p.detach().flatten() for _, p in weights]).view(torch.uint8)
+    module = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    layers, announced = list(named_layers(module, stage=0)), metadata(module)
+    source = torch.cat([weight.detach().flatten() for layer in layers for _, weight in layer]).view(torch.uint8)
     target = torch.empty_like(source)
     publisher = Publisher("shm", timeout_s=120)
     publisher.retarget({"actor-0": actor})
     seconds: dict[str, list[float]] = {"memcpy": [], "stage": [], "send": []}
     for version in range(rounds + 2):  # two warm-ups: both slots are mapped then
         started = time.perf_counter()
-        target.copy_(source)
+        ctypes.memmove(target.data_ptr(), source.data_ptr(), len(source))
         copied = time.perf_counter()
-        publisher.stage(version, metadata, iter(weights))
+        publisher.stage(version, announced, layers)
         staged = time.perf_counter()
         (ack,) = publisher.send()
         sent = time.perf_counter()
@@ -71,7 +75,8 @@ def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any
     whole = medians["stage"] + medians["send"]
     ratios = [(a + b) / c for a, b, c in zip(seconds["stage"], seconds["send"], seconds["memcpy"], strict=True)]
     return {
-        "parameters": sum(p.numel() for _, p in weights), "bytes": len(source), "seconds": seconds, "median": medians,
+        "parameters": sum(p.numel() for p in module.parameters()), "bytes": len(source), "seconds": seconds,
+        "median": medians,
         "bytes_per_s": len(source) / whole, "over_memcpy": statistics.median(ratios),
     }  # fmt: skip
 
@@ -81,6 +86,10 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    if not LARGE_BLOCKS.items() <= os.environ.items():  # as in a learner's rank; read when a process starts
+        os.execve(
+            sys.executable, [sys.executable, "-m", "benchmarks.publication", *sys.argv[1:]], os.environ | LARGE_BLOCKS
+        )
     torch.set_num_threads(1)
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ class Publisher(Protocol):
 
     def stage(
         self, version: int, metadata: list[tuple[str, torch.dtype, tuple[int, ...]]],
-        weights: Iterator[tuple[str, Tensor]],
+        layers: Iterator[list[tuple[str, Tensor]]],
     ) -> None: ...  # fmt: skip
 
     def send(self) -> Any: ...

@@ -36,7 +36,7 @@ from learner.publishing import Publisher
 from learner.reference import Reference
 from learner.selfcheck import check_forward
 from learner.shards import Shards
-from learner.weights import metadata, named_weights
+from learner.weights import metadata, named_layers
 from learner.wrapped import Scorer, join_group, wrap
 
 _TWO = np.zeros(2, np.int32)
@@ -162,11 +162,11 @@ class LearnerRank:
         """Gather the average layer by layer and hand it to the publisher. All ranks together."""
         assert self._publisher is not None
         with self.shards.holding(self.average.values):
-            weights = named_weights(self.module, self.stage_number)
+            layers = named_layers(self.module, self.stage_number)
             if self.rank == 0:
-                self._publisher.stage(version, metadata(self.module), weights)
+                self._publisher.stage(version, metadata(self.module), layers)
             else:
-                for _ in weights:
+                for _ in layers:
                     pass
 
     def send(self) -> Any:

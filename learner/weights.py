@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ PEFT_PREFIX = "base_model.model."
 
 
 def metadata(module: nn.Module) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-    """(name, dtype, shape) of what ``named_weights`` yields, without gathering anything."""
+    """(name, dtype, shape) of what ``named_layers`` yields, without gathering anything."""
     return [
         (checkpoint_name(name), parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
         for name, parameter in module.named_parameters()
@@ -23,22 +23,26 @@ def metadata(module: nn.Module) -> list[tuple[str, torch.dtype, tuple[int, ...]]
     ]
 
 
-def named_weights(module: nn.Module, stage: int) -> Iterator[tuple[str, Tensor]]:
-    """(checkpoint name, whole tensor) of every weight, tied ones once, adapters merged.
+def named_layers(module: nn.Module, stage: int) -> Iterator[list[tuple[str, Tensor]]]:
+    """(checkpoint name, whole tensor) of every weight, tied ones once, adapters merged, layer by layer.
 
-    A collective under ZeRO 3: all ranks iterate to the end. A tensor is valid until the next one is asked for; never
-    more than one layer is gathered at a time.
+    A collective under ZeRO 3: all ranks iterate to the end. A layer is valid until the next one is asked for; never
+    more than one is gathered at a time.
     """
     adapters = _adapters(module)
     for _, members in groupby(module.named_parameters(), key=lambda item: _layer_of(item[0])):
         layer = list(members)
         with gathered([parameter for _, parameter in layer], stage):
-            for name, parameter in layer:
-                if is_adapter(name):
-                    continue
-                weight = parameter.data
-                owner = adapters.get(name)
-                yield checkpoint_name(name), weight if owner is None else _merged(weight, owner)
+            yield [
+                (checkpoint_name(name), _merged(parameter.data, adapters[name]) if name in adapters else parameter.data)
+                for name, parameter in layer
+                if not is_adapter(name)
+            ]
+
+
+def named_weights(module: nn.Module, stage: int) -> Iterator[tuple[str, Tensor]]:
+    """``named_layers``, one weight after the other."""
+    return chain.from_iterable(named_layers(module, stage))
 
 
 def checkpoint_name(name: str) -> str:

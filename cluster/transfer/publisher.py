@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from ray.actor import ActorHandle
-from torch import Tensor
 
-from cluster.transfer.staging import Metadata, Slot
+from cluster.transfer.staging import Layer, Metadata, Slot
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Publisher:
             self._sending: Slot | None = None
         return self._lock
 
-    def stage(self, version: int, metadata: Metadata, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy a version in. Only the gather behind ``weights`` and this copy hold up training."""
+    def stage(self, version: int, metadata: Metadata, layers: Iterable[Layer]) -> None:
+        """Copy a version in. Only the gather behind ``layers`` and this copy hold up training."""
         with self._guard:
             if not self._slots:
                 gpu = torch.device("cuda", 0) if self._backend in ("nccl", "ipc") else None
@@ -67,7 +66,7 @@ class Publisher:
             # The slot that is neither being sent nor the newest of two idle ones.
             free = min((s for s in self._slots if s is not self._sending), key=lambda s: s.version)
             free.version = -1
-        free.fill(version, metadata, weights)
+        free.fill(version, metadata, layers)
 
     def retarget(self, actors: dict[str, ActorHandle]) -> None:
         """Send to these actors from now on. Groups are rebuilt at the next ``send``."""

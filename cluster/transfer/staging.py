@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
+from actors.cores import copy_all, in_parallel
 from actors.digest import digest
 from actors.receive import StagedUpdate, checksum
 
 ALIGNMENT = 64
-BUCKET_BYTES = 64 << 20
+BUCKET_BYTES = 8 << 20
 
 Metadata = list[tuple[str, torch.dtype, tuple[int, ...]]]
 """(name, dtype, shape) of every weight, in the order in which they come."""
+Layer = Sequence[tuple[str, Tensor]]
+"""Weights that may be read at the same time."""
 
 
 @dataclass
@@ -39,27 +42,30 @@ class Slot(WeightSource):
     digests: dict[str, Tensor] = field(default_factory=dict)
     """int64 [] of every weight that iteration has put on ``device``."""
 
-    def fill(self, version: int, metadata: Metadata, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy the weights in, bucket by bucket as they come, with a checksum for each bucket.
+    def fill(self, version: int, metadata: Metadata, layers: Iterable[Layer]) -> None:
+        """Copy the weights in, layer by layer as they come, then take a checksum of every bucket.
 
         Weights that go through ``device`` have none: their receivers go by ``digests``.
         """
         entries, size = _lay_out(metadata)
         self._reserve(size)
         self.version, self.digests = -1, {}
-        buckets, first = [], 0
-        for entry, (name, tensor) in zip(entries, weights, strict=True):
-            if name != entry[0] or tuple(tensor.shape) != entry[2]:
-                raise RuntimeError(
-                    f"weights: {name} {tuple(tensor.shape)} came where {entry[0]} {entry[2]} was announced"
-                )
-            end = entry[3] + tensor.numel() * tensor.element_size()
-            self.bytes[entry[3] : end].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
-            if self.device is None and end - first >= BUCKET_BYTES:
-                buckets.append((first, end, checksum(self.bytes[first:end])))
-                first = end
-        if self.device is None and first < size:
-            buckets.append((first, size, checksum(self.bytes[first:size])))
+        announced = iter(entries)
+        for layer in layers:
+            copies = []
+            for name, tensor in layer:
+                expected, dtype, shape, offset = next(announced, ("nothing", "", (), 0))
+                if (name, str(tensor.dtype), tuple(tensor.shape)) != (expected, f"torch.{dtype}", shape):
+                    raise RuntimeError(
+                        f"weights: {name} {tensor.dtype} {tuple(tensor.shape)} came where {expected} {dtype} {shape} "
+                        "was announced"
+                    )
+                copies.append((self.bytes[offset : offset + tensor.nbytes], tensor))
+            copy_all(copies)
+        if missing := next(announced, None):
+            raise RuntimeError(f"weights: {missing[0]} was announced and did not come")
+        starts = range(0, size, BUCKET_BYTES) if self.device is None else ()
+        buckets = in_parallel(self._bucket, [(first, min(first + BUCKET_BYTES, size)) for first in starts])
         self.update = StagedUpdate(entries, buckets, self.path)
         self.version = version
 
@@ -80,6 +86,9 @@ class Slot(WeightSource):
         if self.path:
             os.close(int(Path(self.path).name))
             self.path, self.bytes = "", torch.zeros(0, dtype=torch.uint8)
+
+    def _bucket(self, bounds: tuple[int, int]) -> tuple[int, int, int]:
+        return *bounds, checksum(self.bytes[slice(*bounds)])
 
     def _reserve(self, size: int) -> None:
         if len(self.bytes) == size:

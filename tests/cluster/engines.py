@@ -35,7 +35,7 @@ class Sender:
                 parameter.add_(0.3 * parameter.std() * torch.randn(parameter.shape, generator=generator))
         weights = list(self._model.named_parameters())
         metadata = [(name, p.dtype, tuple(p.shape)) for name, p in weights]
-        self._publisher.stage(version, metadata, iter(weights))
+        self._publisher.stage(version, metadata, [weights])
         if damaged:
             slot = max(self._publisher._slots, key=lambda s: s.version)
             slot.bytes[100] += 1

@@ -63,7 +63,7 @@ def receiving() -> type[GenerationActor]:
             publisher = Publisher("nccl", timeout_s=60.0)
             publisher._slots = [Slot(shared=False, device=torch.device("cpu")) for _ in range(2)]
             publisher.retarget({self.name: handle})
-            publisher.stage(version, [(name, t.dtype, tuple(t.shape)) for name, t in tensors], iter(tensors))
+            publisher.stage(version, [(name, t.dtype, tuple(t.shape)) for name, t in tensors], [tensors])
             unpacked = partial(nccl_engine.NCCLTrainerInitInfo, packed=False)
             with (
                 mock.patch.object(nccl_engine, "open_trainer_endpoint", sender),

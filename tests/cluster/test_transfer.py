@@ -79,7 +79,7 @@ def test_nothing_is_sent_twice_to_who_has_it(served):
 def test_a_checksum_covers_every_byte():
     tensor = torch.arange(50, dtype=torch.float32)
     slot = Slot(shared=False)
-    slot.fill(1, [("w", torch.float32, (50,))], [("w", tensor)])
+    slot.fill(1, [("w", torch.float32, (50,))], [[("w", tensor)]])
     receiver = SimpleNamespace(_bytes=lambda update: slot.bytes)
     assert torch.equal(SharedMemoryReceiver._verified(receiver, slot.update)["w"], tensor)
     for byte in (0, 99, 199):
@@ -89,11 +89,28 @@ def test_a_checksum_covers_every_byte():
         slot.bytes[byte] -= 1
 
 
+@pytest.mark.parametrize(
+    ("weights", "complaint"),
+    [
+        ([("v", torch.zeros(50))], "v .* came where w"),
+        ([("w", torch.zeros(49))], "came where w"),
+        ([("w", torch.zeros(50, dtype=torch.bfloat16))], "came where w"),
+        ([("w", torch.zeros(50))] * 2, "came where nothing"),
+        ([], "w was announced and did not come"),
+    ],
+)
+def test_only_what_was_announced_is_staged(weights: list[tuple[str, torch.Tensor]], complaint: str) -> None:
+    slot = Slot(shared=False)
+    with pytest.raises(RuntimeError, match=complaint):
+        slot.fill(1, [("w", torch.float32, (50,))], [weights])
+    assert slot.version == -1
+
+
 STAGE_AND_WAIT = """
 import sys, torch
 from cluster.transfer.staging import Slot
 slot = Slot(shared=True)
-slot.fill(1, [("w", torch.float32, (50,))], [("w", torch.arange(50, dtype=torch.float32))])
+slot.fill(1, [("w", torch.float32, (50,))], [[("w", torch.arange(50, dtype=torch.float32))]])
 print(slot.update.path, flush=True)
 sys.stdin.read()
 """
@@ -115,7 +132,7 @@ def test_shared_memory_is_read_by_others_and_gone_when_the_sender_is_killed():
 
 def test_a_released_slot_has_given_its_memory_back():
     slot = Slot(shared=True)
-    slot.fill(1, [("w", torch.float32, (50,))], [("w", torch.zeros(50))])
+    slot.fill(1, [("w", torch.float32, (50,))], [[("w", torch.zeros(50))]])
     path = Path(slot.update.path)
     assert path.exists()
     slot.release()

@@ -162,7 +162,7 @@ def test_vllms_nccl_ends_carry_a_staged_version():
     """One broadcast a tensor: the packed form needs CUDA streams."""
     weights = {"a": torch.randn(3, 5), "b.c": torch.randn(7).bfloat16(), "d": torch.randn(2, 2, 2)}
     slot = Slot(shared=False)
-    slot.fill(4, [(name, w.dtype, tuple(w.shape)) for name, w in weights.items()], weights.items())
+    slot.fill(4, [(name, w.dtype, tuple(w.shape)) for name, w in weights.items()], [list(weights.items())])
     wire, worker = InMemory(), Worker()
     with (
         mock.patch.object(nccl_engine, "open_trainer_endpoint", lambda info: wire.sender()),

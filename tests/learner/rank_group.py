@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -98,9 +99,9 @@ class Recorder:
         self._module = module
         self.seen: dict[str, Any] = {}
 
-    def stage(self, version: int, metadata: list, weights: Any) -> None:
+    def stage(self, version: int, metadata: list, layers: Any) -> None:
         kept, most = {}, 0
-        for name, tensor in weights:
+        for name, tensor in chain.from_iterable(layers):
             kept[name] = tensor.detach().clone()
             # Under ZeRO-3 a parameter has elements only while it is gathered.
             whole = [p for p in self._module.parameters() if hasattr(p, "ds_tensor")]

@@ -1,0 +1,59 @@
+"""Weights on CPU are moved by several threads: one alone uses half of what memory gives, and the rest waits for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+THREADS = min(4, len(os.sched_getaffinity(0)))
+"""Four fill most machines' memory channels; more would be taken from what else runs."""
+PART_BYTES = 4 << 20
+"""What one thread copies at a time; all of a smaller copy is done before another thread has woken up."""
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The results in order. ``work`` must let go of the interpreter's lock, as copies, checksums and oneDNN do.
+
+    Raises:
+        Exception: what ``work`` raised first, in the order of the items.
+    """
+    return list(_pool().map(work, items))
+
+
+def copy_all(copies: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Each first tensor, contiguous on CPU, takes the values of the second, which has its dtype and size."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    for target, source in copies:
+        if source.device.type == "cpu":
+            parts += zip(_bytes(target).split(PART_BYTES), _bytes(source).split(PART_BYTES), strict=True)
+        else:
+            _bytes(target).copy_(_bytes(source))
+    if sum(len(target) for target, _ in parts) > PART_BYTES:
+        in_parallel(_copy, parts)
+    else:
+        for part in parts:
+            _copy(part)
+
+
+def _copy(part: tuple[Tensor, Tensor]) -> None:
+    # numpy's is the C library's, which can write past the caches (cluster/launch.py says from which size on).
+    np.copyto(part[0].numpy(), part[1].numpy())
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, "weights")

@@ -15,7 +15,7 @@ from torch import Tensor
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-THREADS = min(4, len(os.sched_getaffinity(0)))
+THREADS = min(4, os.cpu_count() or 1)
 """Four fill most machines' memory channels; more would be taken from what else runs."""
 PART_BYTES = 4 << 20
 """What one thread copies at a time; all of a smaller copy is done before another thread has woken up."""
@@ -31,13 +31,19 @@ def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[R
 
 
 def copy_all(copies: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Each first tensor, contiguous on CPU, takes the values of the second, which has its dtype and size."""
+    """Each first tensor, contiguous on CPU, takes the bytes of the second, which has as many.
+
+    Raises:
+        RuntimeError: a first tensor is not contiguous.
+        ValueError: the sizes differ.
+    """
     parts: list[tuple[Tensor, Tensor]] = []
     for target, source in copies:
-        if source.device.type == "cpu":
-            parts += zip(_bytes(target).split(PART_BYTES), _bytes(source).split(PART_BYTES), strict=True)
+        into, data = _bytes(target), _bytes(source.contiguous())
+        if data.device.type == "cpu":
+            parts += zip(into.split(PART_BYTES), data.split(PART_BYTES), strict=True)
         else:
-            _bytes(target).copy_(_bytes(source))
+            into.copy_(data)
     if sum(len(target) for target, _ in parts) > PART_BYTES:
         in_parallel(_copy, parts)
     else:
@@ -51,7 +57,8 @@ def _copy(part: tuple[Tensor, Tensor]) -> None:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+    # A view or an error, never a copy: what is written to it must reach the tensor.
+    return tensor.detach().view(-1).view(torch.uint8)
 
 
 @cache

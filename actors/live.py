@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ class _Packed:
     sources: tuple[str, ...]
     """Published weights, which make it one below the other."""
 
-    def load(self, whole: Tensor) -> None:
-        self.layer.weight = nn.Parameter(whole, requires_grad=False)
+    def load(self, published: dict[str, Tensor]) -> None:
+        self.layer.weight = nn.Parameter(_whole(published, self.sources), requires_grad=False)
         self.layer.quant_method.process_weights_after_loading(self.layer)
         assert not self.layer.weight.numel()  # as before: nothing of the published bytes is kept
 
@@ -98,7 +99,7 @@ class LiveWeights:
         """Whether the model computes with ``published``, as far as each layer shows."""
         for copied in self._copied:
             whole, kept = _whole(published, copied.sources), copied.parameter
-            if (kept.dtype, kept.shape[1:]) != (whole.dtype, whole.shape[1:]):
+            if (kept.dtype, kept.shape[1:]) != (whole.dtype, whole.shape[1:]) or not kept.is_contiguous():
                 return False
             if not torch.equal(kept[: len(whole)], whole):
                 return False
@@ -117,8 +118,8 @@ class LiveWeights:
         """Replace all weights; ``published`` may change afterwards."""
         wholes = [(copied.parameter, _whole(published, copied.sources)) for copied in self._copied]
         copy_all((parameter[: len(whole)], whole) for parameter, whole in wholes)  # vLLM pads vocabularies
-        packing = [lambda head=head: head.quant_method.process_weights_after_loading(head) for head in self._heads]
-        packing += [lambda packed=packed: packed.load(_whole(published, packed.sources)) for packed in self._packed]
+        packing = [partial(head.quant_method.process_weights_after_loading, head) for head in self._heads]
+        packing += [partial(packed.load, published) for packed in self._packed]
         in_parallel(lambda pack: pack(), packing)
 
 

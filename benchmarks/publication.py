@@ -76,8 +76,7 @@ def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any
     ratios = [(a + b) / c for a, b, c in zip(seconds["stage"], seconds["send"], seconds["memcpy"], strict=True)]
     return {
         "parameters": sum(p.numel() for p in module.parameters()), "bytes": len(source), "seconds": seconds,
-        "median": medians,
-        "bytes_per_s": len(source) / whole, "over_memcpy": statistics.median(ratios),
+        "median": medians, "bytes_per_s": len(source) / whole, "over_memcpy": statistics.median(ratios),
     }  # fmt: skip
 
 

@@ -25,8 +25,8 @@ LARGE_BLOCKS = {
     "MALLOC_TOP_PAD_": str(64 << 20), "GLIBC_TUNABLES": f"glibc.cpu.x86_non_temporal_threshold={1 << 20}",
 }  # fmt: skip
 """For glibc: on CPU each step and each reload of weights asks for the same large blocks again, and to give them back in
-between costs more in page faults than it saves. A process stays as large as its largest step. Copies of a MiB and more
-go past the caches, which takes a third off weights that are staged."""
+between costs more in page faults than it saves. A process stays as large as its largest step. In one arena a thread
+finds what another has freed. Copies of a MiB and more go past the caches, which would not keep them for the reader."""
 
 
 @dataclass(frozen=True)

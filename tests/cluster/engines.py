@@ -13,6 +13,7 @@ from actors.generator import GenerationActor
 from actors.plan import Plan
 from actors.tokens import TokenTable
 from cluster.transfer.publisher import Publisher
+from learner.weights import metadata, named_layers
 
 MAX_LENGTH = 512
 
@@ -33,9 +34,7 @@ class Sender:
         with torch.no_grad():
             for parameter in self._model.parameters():
                 parameter.add_(0.3 * parameter.std() * torch.randn(parameter.shape, generator=generator))
-        weights = list(self._model.named_parameters())
-        metadata = [(name, p.dtype, tuple(p.shape)) for name, p in weights]
-        self._publisher.stage(version, metadata, [weights])
+        self._publisher.stage(version, metadata(self._model), named_layers(self._model, stage=0))
         if damaged:
             slot = max(self._publisher._slots, key=lambda s: s.version)
             slot.bytes[100] += 1

@@ -27,6 +27,9 @@ def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[R
     Raises:
         Exception: what ``work`` raised first, in the order of the items.
     """
+    items = list(items)
+    if len(items) < 2:  # done before another thread has woken up
+        return [work(item) for item in items]
     return list(_pool().map(work, items))
 
 

@@ -166,7 +166,7 @@ class GenerationActor:
             for _ in batch:
                 self._outbox.task_done()
 
-    # ---- what vLLM's weight-sync clients call ---------------------------------------------------------------
+    # ---- what the weight-sync client calls ---------------------------------------------------------------
 
     async def init_weight_transfer_engine(self, request: Any) -> None:
         await self._engine.init_transfer(request)
@@ -188,6 +188,11 @@ class GenerationActor:
 
     async def finish_weight_update(self, version: int, digests: dict[str, int]) -> None:
         await self._engine.finish_update(version, digests)
+
+    async def replace_weights(self, request: Any, version: int) -> None:
+        await self.start_weight_update()
+        await self.update_weights(request)
+        await self.finish_weight_update(version, {})
 
     # ---- what the supervisor calls --------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""vLLM's control plane over our actors: the four calls of its weight-sync protocol, with names and time limits."""
+"""vLLM's control plane over our actors: the calls of its weight-sync protocol, with names and time limits."""
 
 from __future__ import annotations
 
@@ -67,6 +67,13 @@ class ActorsClient:
         version = self.version if weight_version is None else int(weight_version)
         digests = {name: int(digest) for name, digest in self.digests.items()}
         self._wait({name: actor.finish_weight_update.remote(version, digests) for name, actor in self.actors.items()})
+
+    def replace_weights(self, update_info: Any) -> None:
+        """Start, update and finish in one call, for a sender that has nothing to do in between."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        request = WeightTransferUpdateRequest(update_info=update_info)
+        self._wait({name: actor.replace_weights.remote(request, self.version) for name, actor in self.actors.items()})
 
     def _wait(self, calls: dict[str, ray.ObjectRef], timeout_s: float | None = None) -> None:
         timeout_s = timeout_s or self.timeout_s

@@ -55,10 +55,8 @@ class SharedMemorySender(TrainerWeightTransferEngine[SharedMemoryInit]):
         return cls(client=client, source=source, is_sender=init_info.is_sender)
 
     def send_weights(self) -> None:
-        assert isinstance(self.source, Slot)
-        self.client.start_weight_update()
-        self.client.update_weights(asdict(self.source.update))
-        self.client.finish_weight_update()
+        assert isinstance(self.source, Slot) and isinstance(self.client, ActorsClient)
+        self.client.replace_weights(asdict(self.source.update))
 
 
 class GlooSender(TrainerWeightTransferEngine[GlooInit]):

@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import ray
 import torch
 from engines import Sender, start_actor
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actors.config import GenerationConfig
 from actors.receive import SharedMemoryReceiver
+from cluster.transfer import staging
 from cluster.transfer.staging import Slot
 
 pytestmark = pytest.mark.slow
@@ -87,6 +91,35 @@ def test_a_checksum_covers_every_byte():
         with pytest.raises(RuntimeError, match="arrived damaged"):
             SharedMemoryReceiver._verified(receiver, slot.update)
         slot.bytes[byte] -= 1
+
+
+@given(
+    layers=st.lists(
+        st.lists(st.tuples(st.integers(0, 700), st.sampled_from([torch.float32, torch.bfloat16, torch.uint8]))),
+        min_size=1,
+    ),
+    limits=st.sampled_from([(64, 64), (256, 64), (300, 100), (1024, 1024)]),
+    before=st.integers(0, 255),
+)
+def test_buckets_tile_what_was_staged_and_every_weight_arrives(
+    layers: list[list[tuple[int, torch.dtype]]], limits: tuple[int, int], before: int
+) -> None:
+    weights = [
+        [(f"{i}.{j}", torch.arange(n).remainder(251).to(dtype)) for j, (n, dtype) in enumerate(layer)]
+        for i, layer in enumerate(layers)
+    ]
+    announced = [(name, weight.dtype, tuple(weight.shape)) for layer in weights for name, weight in layer]
+    slot = Slot(shared=False)
+    with mock.patch.multiple(staging, BUCKET_BYTES=limits[0], CHUNK_BYTES=limits[1]):
+        slot.fill(1, announced, weights)
+        slot.bytes.fill_(before)  # what an earlier version left between the weights
+        slot.fill(2, announced, weights)
+    starts, ends = [b[0] for b in slot.update.buckets], [b[1] for b in slot.update.buckets]
+    assert [*starts, len(slot.bytes)] == [0, *ends]
+    assert all(end - start <= limits[0] for start, end in zip(starts, ends, strict=True))
+    receiver = SimpleNamespace(_bytes=lambda update: slot.bytes)
+    arrived = SharedMemoryReceiver._verified(receiver, slot.update)
+    assert all(torch.equal(arrived[name], weight) for layer in weights for name, weight in layer)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class MetricsWriter:
         )  # fmt: skip
         self._task = self._progress.add_task(run, total=total_steps, completed=first_step, figures="")
         self._run, self._total, self._first = run, total_steps, first_step
-        self._started = self._last_plain = time.monotonic()
+        self._first_done = self._last_plain = time.monotonic()
         if self._console.is_terminal:
             self._progress.start()
 
@@ -63,23 +63,30 @@ class MetricsWriter:
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
         self._lines.close()
         if self._board:
             self._board.close()
 
     def _show(self, metrics: dict[str, Any]) -> None:
         step, now = metrics["step"], time.monotonic()
-        rate = (step - self._first) / max(now - self._started, 1e-9)
         margin = metrics.get("rewards/margins")
         figures = f"loss {metrics['loss']:.4f}" if metrics.get("loss") is not None else "loss not finite"
-        figures += (f"  margin {margin:.4f}" if margin is not None else "") + f"  {rate:.1f} steps/s"
+        figures += f"  margin {margin:.4f}" if margin is not None else ""
+        left = ""
+        # The first step waits for engines to start and kernels to be compiled: no rate follows from it.
+        if step == self._first + 1:
+            self._first_done = now
+        else:
+            rate = (step - self._first - 1) / max(now - self._first_done, 1e-9)
+            figures += f"  {rate:.1f} steps/s"
+            left = f"  {(self._total - step) / rate:.0f} s left"
         if self._console.is_terminal:
             self._progress.update(self._task, completed=step, figures=figures)
         elif now - self._last_plain >= PLAIN_LINE_EVERY_S or step == self._total:
             self._last_plain = now
-            left = (self._total - step) / max(rate, 1e-9)
-            self.say(f"{self._run} {step}/{self._total}  {figures}  {left:.0f} s left")
+            self.say(f"{self._run} {step}/{self._total}  {figures}{left}")
 
 
 def _board(folder: RunFolder) -> Any:

@@ -26,7 +26,7 @@ from cluster.metrics import MetricsWriter
 from cluster.quality import readable
 from cluster.recording import PairRecorder, read_batches
 from cluster.verdict import Shares, verdict
-from cluster.written import WrittenPairs, start_writing
+from cluster.written import WAITS, WrittenPairs, start_writing
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Run:
     first_step: int
     busy_s: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    starting: Shares | None = None
+    """Up to the first step's end: engines start and kernels are compiled, which is nobody's balance."""
 
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> RunResult:
@@ -154,6 +156,8 @@ def _loop(run: Run) -> RunResult:
             run.writer.write(metrics)
             hints.see(metrics)
 
+            if step == run.first_step + 1 != run.total_steps:
+                run.starting = _shares(run)
             if recorder:
                 recorder.write(step - 1, batch.pairs)
             if config.method != "sft" and _due(step, config.logging.samples_every):
@@ -208,15 +212,17 @@ def _save(run: Run, step: int) -> None:
 
 
 def _verdict(run: Run) -> str:
-    source, wall_s = run.source, time.monotonic() - run.started
-    if not isinstance(source, WrittenPairs):
-        return f"learner busy {run.busy_s / wall_s:.0%} of the time"
-    idle = source.actors_idle_s()
-    shares = Shares(
-        wall_s=wall_s, learner_busy_s=run.busy_s, actors=len(idle), actor_wait_s=sum(idle) / max(len(idle), 1),
-        **source.waited,
+    shares = _shares(run)
+    return verdict(shares - run.starting if run.starting else shares, lockstep=run.config.weights.max_staleness == 0)
+
+
+def _shares(run: Run) -> Shares:
+    idle = run.source.actors_idle_s() if isinstance(run.source, WrittenPairs) else []
+    waited = run.source.waited if isinstance(run.source, WrittenPairs) else dict.fromkeys(WAITS, 0.0)
+    return Shares(
+        wall_s=time.monotonic() - run.started, learner_busy_s=run.busy_s, actors=len(idle),
+        actor_wait_s=sum(idle) / max(len(idle), 1), **waited,
     )  # fmt: skip
-    return verdict(shares, lockstep=run.config.weights.max_staleness == 0)
 
 
 def _due(step: int, every: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil
 
 
@@ -22,6 +22,12 @@ class Shares:
     actor_wait_s: float
     """Actors waited for the limiter, averaged over the actors."""
     actors: int
+
+    def __sub__(self, earlier: Shares) -> Shares:
+        """What came after ``earlier``, of the same run."""
+        seconds = {f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self) if f.name != "actors"}
+        # The average over the actors falls when one joins that has not waited yet.
+        return Shares(actors=self.actors, **{name: max(0.0, value) for name, value in seconds.items()})
 
     @property
     def learner_idle(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from buffer.record import PreferencePair, as_token_ids
 from cluster.hints import Hints
+from cluster.metrics import MetricsWriter
 from cluster.quality import pair_quality, readable
 from cluster.verdict import Shares, verdict
 
@@ -146,3 +148,24 @@ def test_verdict_names_who_waits(changes: dict[str, float], words: str) -> None:
 
 def test_verdict_of_lockstep_points_to_overlap() -> None:
     assert "max_staleness" in verdict(shares(draw_wait_s=50.0), lockstep=True)
+
+
+def test_a_stretch_is_what_came_after_another() -> None:
+    start = shares(wall_s=60.0, learner_busy_s=10.0, draw_wait_s=50.0, actor_wait_s=8.0)
+    end = shares(wall_s=160.0, learner_busy_s=108.0, draw_wait_s=51.0, actor_wait_s=5.0, actors=3)
+    assert end - start == shares(learner_busy_s=98.0, draw_wait_s=1.0, actors=3)
+
+
+def test_progress_speaks_of_the_steps_after_the_first(capsys, monkeypatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("cluster.metrics.time", SimpleNamespace(monotonic=lambda: now))
+    folder: Any = SimpleNamespace(open_lines=lambda name: SimpleNamespace(write=lambda _: None, close=lambda: None))
+    writer = MetricsWriter(folder, "mine", 101, 1, tensorboard=False)
+    for step, seconds in ((2, 60.0), (3, 62.0), (51, 80.0), (101, 130.0)):
+        now = seconds
+        writer.write({"step": step, "loss": 0.5})
+    writer.close()
+    assert [line.strip() for line in capsys.readouterr().err.splitlines()] == [
+        "mine 2/101  loss 0.5000", "mine 51/101  loss 0.5000  2.5 steps/s  20 s left",
+        "mine 101/101  loss 0.5000  1.4 steps/s  0 s left",
+    ]  # fmt: skip

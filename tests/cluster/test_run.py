@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,16 @@ def test_run_folder_holds_what_was_promised(lockstep):
     canary = [m["weights/canary_nats"] for m in metrics(lockstep) if "weights/canary_nats" in m]
     assert len(canary) >= 2 and max(canary) < 1e-3
     assert sorted(p.name for p in (lockstep.folder / "checkpoints").iterdir()) == ["step-4", "step-8"]
+
+
+def test_the_verdict_leaves_out_how_long_everything_took_to_start(lockstep):
+    lines = [json.loads(line) for line in (lockstep.folder / "metrics.jsonl").read_text().splitlines()]
+    steps_s, idle_s = (sum(line[name] for line in lines[1:]) for name in ("time/step_s", "time/learner_idle_s"))
+    said = re.match(r"learner idle (\d+)%", lockstep.verdict)
+    assert said
+    # The time between the steps counts too, so that the share is that of the steps or less.
+    assert 0 < int(said[1]) / 100 <= idle_s / steps_s + 0.01
+    assert lines[0]["time/learner_idle_s"] > idle_s  # what must not count would have been seen
 
 
 def test_replay_of_recorded_pairs_needs_no_engine_and_gives_the_same_policy(lockstep, task, tmp_path):

@@ -87,7 +87,7 @@ def _run_ours(config: str, steps: int, overrides: list[str]) -> dict[str, float]
     wall = sum(m["time/step_s"] for m in metrics)
     batch = (metrics[-1]["pairs/drawn"] - metrics[0]["pairs/drawn"]) / (len(metrics) - 1)
     idle = sum(m["time/learner_idle_s"] for m in metrics) / wall
-    # Actors are asked for their idle time at the end alone: this share is of the whole run.
+    # Actors are asked for their idle time at the end alone: this share is of all steps but the first.
     actors_idle = int(re.findall(r"actors\s+idle\s+(\d+)%", said)[-1]) / 100
     return {"pairs_per_s": len(metrics) * batch / wall, "learner_idle": idle, "actors_idle": actors_idle}
 

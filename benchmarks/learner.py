@@ -162,8 +162,8 @@ def _trl_step(trainer: Any, inputs: dict) -> Step:
 
 
 def _quiet() -> dict:
-    folder = tempfile.mkdtemp(prefix="bench-")
-    return {"output_dir": folder, "report_to": [], "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
+    # A folder must be named; nothing is saved, so none is made for it.
+    return {"output_dir": tempfile.gettempdir(), "report_to": [], "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
             "disable_tqdm": True, "per_device_train_batch_size": 1}  # fmt: skip
 
 

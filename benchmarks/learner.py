@@ -163,8 +163,10 @@ def _trl_step(trainer: Any, inputs: dict) -> Step:
 
 def _quiet() -> dict:
     # A folder must be named; nothing is saved, so none is made for it.
-    return {"output_dir": tempfile.gettempdir(), "report_to": [], "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
-            "disable_tqdm": True, "per_device_train_batch_size": 1}  # fmt: skip
+    return {
+        "output_dir": tempfile.gettempdir(), "report_to": [], "use_cpu": True, "bf16": False,
+        "gradient_checkpointing": False, "disable_tqdm": True, "per_device_train_batch_size": 1,
+    }  # fmt: skip
 
 
 def _rows():

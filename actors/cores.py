@@ -42,7 +42,7 @@ def copy_all(copies: Iterable[tuple[Tensor, Tensor]]) -> None:
     """
     parts: list[tuple[Tensor, Tensor]] = []
     for target, source in copies:
-        into, data = _bytes(target), _bytes(source.contiguous())
+        into, data = bytes_of(target), bytes_of(source.contiguous())
         if data.device.type == "cpu":
             parts += zip(into.split(PART_BYTES), data.split(PART_BYTES), strict=True)
         else:
@@ -59,8 +59,12 @@ def _copy(part: tuple[Tensor, Tensor]) -> None:
     np.copyto(part[0].numpy(), part[1].numpy())
 
 
-def _bytes(tensor: Tensor) -> Tensor:
-    # A view or an error, never a copy: what is written to it must reach the tensor.
+def bytes_of(tensor: Tensor) -> Tensor:
+    """uint8 [bytes]: a view or an error, never a copy, as what is written to it must reach the tensor.
+
+    Raises:
+        RuntimeError: the tensor is not contiguous.
+    """
     return tensor.detach().view(-1).view(torch.uint8)
 
 

@@ -166,7 +166,7 @@ class GenerationActor:
             for _ in batch:
                 self._outbox.task_done()
 
-    # ---- what the weight-sync client calls ---------------------------------------------------------------
+    # ---- what the weight-sync client calls ------------------------------------------------------------------
 
     async def init_weight_transfer_engine(self, request: Any) -> None:
         await self._engine.init_transfer(request)
@@ -190,6 +190,7 @@ class GenerationActor:
         await self._engine.finish_update(version, digests)
 
     async def replace_weights(self, request: Any, version: int) -> None:
+        """The three calls of an update in one, of weights whose bytes have checksums."""
         await self.start_weight_update()
         await self.update_weights(request)
         await self.finish_weight_update(version, {})

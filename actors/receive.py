@@ -29,6 +29,8 @@ Entry = tuple[str, str, tuple[int, ...], int]
 """(name, dtype, shape, offset in bytes) of a weight."""
 Bucket = tuple[int, int, int]
 """(first byte, end, checksum)."""
+Checksum = xxhash.xxh3_64
+"""64 bits of bytes, at the speed of memory, where zlib's checksums take a third of a publication."""
 
 
 @dataclass
@@ -110,7 +112,7 @@ class StagedReceiver(WeightTransferEngine):
     def _verified(self, update: StagedUpdate) -> dict[str, Tensor]:
         """Views of the staged bytes by name."""
         staged = self._bytes(update)
-        sums = in_parallel(lambda bucket: _checksum(staged[bucket[0] : bucket[1]]), update.buckets)
+        sums = in_parallel(lambda bucket: Checksum(staged[bucket[0] : bucket[1]].numpy()).intdigest(), update.buckets)
         for (first, end, expected), found in zip(update.buckets, sums, strict=True):
             if found != expected:
                 raise RuntimeError(
@@ -176,17 +178,6 @@ class GlooReceiver(StagedReceiver):
 
     def shutdown(self) -> None:
         self._group = None
-
-
-def new_checksum() -> xxhash.xxh3_64:
-    """Fed with bytes it gives 64 bits, at the speed of memory, where zlib's take a third of a publication."""
-    return xxhash.xxh3_64()
-
-
-def _checksum(data: Tensor) -> int:
-    checksum = new_checksum()
-    checksum.update(data.numpy())
-    return checksum.intdigest()
 
 
 def gloo_group(address: str, port: int, rank: int, world_size: int, timeout_s: float) -> torch.distributed.ProcessGroup:

@@ -26,7 +26,7 @@ from cluster.metrics import MetricsWriter
 from cluster.quality import readable
 from cluster.recording import PairRecorder, read_batches
 from cluster.verdict import Shares, verdict
-from cluster.written import WAITS, WrittenPairs, start_writing
+from cluster.written import WrittenPairs, start_writing
 
 
 @dataclass(frozen=True)
@@ -217,11 +217,12 @@ def _verdict(run: Run) -> str:
 
 
 def _shares(run: Run) -> Shares:
-    idle = run.source.actors_idle_s() if isinstance(run.source, WrittenPairs) else []
-    waited = run.source.waited if isinstance(run.source, WrittenPairs) else dict.fromkeys(WAITS, 0.0)
+    source, wall_s = run.source, time.monotonic() - run.started
+    if not isinstance(source, WrittenPairs):
+        return Shares(wall_s, run.busy_s)
+    idle = source.actors_idle_s()
     return Shares(
-        wall_s=time.monotonic() - run.started, learner_busy_s=run.busy_s, actors=len(idle),
-        actor_wait_s=sum(idle) / max(len(idle), 1), **waited,
+        wall_s, run.busy_s, actors=len(idle), actor_wait_s=sum(idle) / max(len(idle), 1), **source.waited
     )  # fmt: skip
 
 

@@ -13,15 +13,15 @@ class Shares:
     wall_s: float
     learner_busy_s: float
     """Forward, backward, optimizer, average."""
-    draw_wait_s: float
+    draw_wait_s: float = 0.0
     """The learner waited for pairs."""
-    weights_wait_s: float
+    weights_wait_s: float = 0.0
     """The learner waited for actors to acknowledge weights (the staleness bound)."""
-    publish_s: float
+    publish_s: float = 0.0
     """The learner stood still while the average was gathered."""
-    actor_wait_s: float
+    actor_wait_s: float = 0.0
     """Actors waited for the limiter, averaged over the actors."""
-    actors: int
+    actors: int = 0
 
     def __sub__(self, earlier: Shares) -> Shares:
         """What came after ``earlier``, of the same run."""

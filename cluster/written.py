@@ -24,8 +24,6 @@ from cluster.placement import ActorFactory
 from cluster.quality import pair_quality
 from cluster.transfer.publisher import Publisher
 
-WAITS = ("draw_wait_s", "weights_wait_s", "publish_s")
-"""Why the learner stands still."""
 CANARY_ROWS = 4
 CANARY_TOKENS = 256
 HOPELESS_STEPS = 20
@@ -77,7 +75,7 @@ class WrittenPairs:
             np.concatenate((row.prompt, row.response))[:CANARY_TOKENS].tolist()
             for row in (table[i] for i in range(min(CANARY_ROWS, len(table))))
         ]
-        self.waited = dict.fromkeys(WAITS, 0.0)
+        self.waited = {"draw_wait_s": 0.0, "weights_wait_s": 0.0, "publish_s": 0.0}
         """Seconds in which the learner stood still, by cause, over the run."""
 
     def begin(self, step: int, total_steps: int) -> None:

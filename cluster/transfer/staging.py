@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
-from actors.cores import copy_all, in_parallel
+from actors.cores import bytes_of, copy_all, in_parallel
 from actors.digest import digest
-from actors.receive import Bucket, Entry, StagedUpdate, new_checksum
+from actors.receive import Bucket, Checksum, Entry, StagedUpdate
 
 ALIGNMENT = 64
 BUCKET_BYTES = 8 << 20
@@ -91,12 +91,12 @@ class Slot(WeightSource):
 
     def _take(self, chunks: list[Chunk]) -> Bucket:
         """Copy chunks that follow each other. What the checksum has read is still in the cache when it is copied."""
-        hasher = new_checksum()
+        checksum = Checksum()
         for offset, data in chunks:
-            hasher.update(data)
+            checksum.update(data)
             np.copyto(self.bytes[offset : offset + len(data)].numpy(), data)
         (first, _), (last, data) = chunks[0], chunks[-1]
-        return first, last + len(data), hasher.intdigest()
+        return first, last + len(data), checksum.intdigest()
 
     def _reserve(self, size: int) -> None:
         if len(self.bytes) == size:
@@ -153,7 +153,7 @@ def _in_buckets(placed: Iterable[tuple[int, Tensor]]) -> Iterator[list[Chunk]]:
 def _chunks(placed: Iterable[tuple[int, Tensor]]) -> Iterator[Chunk]:
     """All bytes, with the zeros that align the next weight."""
     for offset, tensor in placed:
-        data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        data = bytes_of(tensor.cpu().contiguous()).numpy()
         end = offset + len(data)
         for start in range(0, len(data), CHUNK_BYTES):
             yield offset + start, data[start : start + CHUNK_BYTES]

@@ -24,7 +24,7 @@ def plan_of(rows: int, *, seed: int = 0, length: int = 50, segment: int | None =
 
 
 @given(seed=st.integers(0, 2**63), rows=st.integers(1, 300), index=st.integers(0, 10**12), responses=st.integers(1, 4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_items_depend_on_seed_and_index_alone(seed, rows, index, responses):
     plan = plan_of(rows, seed=seed, responses=responses)
     item = plan.item(index)
@@ -38,7 +38,7 @@ def test_items_depend_on_seed_and_index_alone(seed, rows, index, responses):
 
 
 @given(seed=st.integers(0, 2**63), index=st.integers(0, 2**62))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_sampling_seed_is_the_philox_word_of_plan_seed_and_index(seed, index):
     word = int(np.random.Philox(key=[seed, index], counter=[0, 0, 0, 2]).random_raw())
     assert plan_of(10, seed=seed).item(index).sampling_seed == word >> 1
@@ -56,7 +56,7 @@ def test_another_process_plans_the_same():
 
 
 @given(rows=st.integers(1, 70), seed=st.integers(0, 2**32), responses=st.integers(1, 3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_epoch_visits_each_row_once_and_k_times_over(rows, seed, responses):
     plan = plan_of(rows, seed=seed, responses=responses)
     for epoch in range(3):
@@ -113,7 +113,7 @@ def test_cuts_are_uniform():
 
 
 @given(seed=st.integers(0, 2**32), visit=st.integers(0, 10**6), responses=st.integers(2, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_responses_of_a_visit_share_row_and_cut_and_differ_in_their_sampling(seed, visit, responses):
     plan = plan_of(37, seed=seed, responses=responses)
     items = [plan.item(visit * responses + k) for k in range(responses)]

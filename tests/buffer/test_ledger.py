@@ -14,7 +14,7 @@ ACTORS = "abc"
 
 
 @given(seed=st.integers(0, 2**32), operations=st.integers(1, 120))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_each_index_is_accounted_for_once_under_any_leases_losses_and_restores(seed, operations):
     choose = random.Random(seed)
     ledger, admitted = Ledger(), 0

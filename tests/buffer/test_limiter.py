@@ -154,7 +154,7 @@ class World:
     behind=st.integers(0, 3), every=st.integers(1, 7), prefetch=st.booleans(), leave=st.booleans(),
     kept=st.integers(1, 10), seed=st.integers(0, 2**32),
 )  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_interleaving_of_actors_and_learner_goes_on_within_the_slack(
     r, batch, min_size, ahead, behind, every, prefetch, leave, kept, seed
 ):
@@ -167,7 +167,7 @@ def test_any_interleaving_of_actors_and_learner_goes_on_within_the_slack(
 
 
 @given(r=st.integers(1, 6), batch=st.integers(1, 6), leave=st.booleans(), kept=st.integers(1, 10), seed=st.integers(0))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_in_lockstep_every_draw_sees_the_same_whatever_the_interleaving(r, batch, leave, kept, seed):
     def log(seed: int) -> list[tuple[int, int]]:
         limiter = RateLimiter(r, batch, 0, 0, warm=max(0, -(-(batch - r) // r)) * r)

@@ -8,7 +8,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -62,7 +62,6 @@ changes = st.lists(
 
 @pytest.mark.parametrize("sampler", ["inverse_count", "uniform", "recent"])
 @given(changes=changes, capacity=st.integers(1, 9), max_draws=st.integers(0, 3), max_age=st.integers(0, 3))
-@settings(deadline=None)
 def test_index_equals_a_queue_searched_by_hand(sampler, changes, capacity, max_draws, max_age):
     index = index_of(capacity, seed=7, sampler=sampler, max_draws=max_draws, max_age=max_age)
     entries: list[Entry] = []

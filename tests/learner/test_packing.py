@@ -60,7 +60,7 @@ def contexts(batch) -> list[tuple[int, int, tuple[int, ...], int]]:
 
 @pytest.mark.parametrize("mode", ["shared", "packed", "padded"])
 @given(shapes=shapes, budget=st.integers(1, 120), seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_response_token_is_scored_once_after_exactly_its_own_context(mode, shapes, budget, seed):
     rng = np.random.default_rng(seed)
     pairs = [make_pair(rng, *shape) for shape in shapes]
@@ -130,7 +130,6 @@ def test_packing_is_deterministic_and_needs_few_rows():
 
 
 @given(costs=st.lists(st.integers(1, 400), min_size=1, max_size=40), ranks=st.integers(1, 8))
-@settings(deadline=None)
 def test_split_gives_every_pair_to_one_rank_and_nearly_equal_tokens(costs, ranks):
     pairs = [supervised(i, as_token_ids([]), as_token_ids(range(n))) for i, n in enumerate(costs)]
     shares = split_by_cost(pairs, ranks)

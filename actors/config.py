@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from buffer.config import Count, NonNegative, PositiveFloat, Section
+from contracts.section import Count, NonNegative, PositiveFloat, Section
 
 AfterEos = Literal["drop", "keep", "reject"]
 

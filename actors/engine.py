@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from actors.config import GenerationConfig
 from actors.inprocess import InProcessEngine
-from buffer.errors import UserError
+from contracts.errors import UserError
 
 CPU_ENVIRONMENT = {
     # With more than one OpenMP thread beside other work on the cores, generation all but stops.
@@ -25,7 +25,7 @@ CPU_ENVIRONMENT = {
 }
 QUIET_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
 CPU_KV_CACHE_BYTES = 256 << 20
-RECEIVER = "actors.receive.WeightReceiver"
+RECEIVER = "actors.weights.receivers.WeightReceiver"
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,20 @@ class SegmentEngine:
     """
 
     def __init__(
-        self, model: str, dtype: str, config: GenerationConfig, *, tokenizer: str | None, max_length: int,
-        eos: Sequence[int], seed: int, backend: str, use_gpu: bool, trust_remote_code: bool, sleep_mode: bool,
-    ) -> None:  # fmt: skip
+        self,
+        model: str,
+        dtype: str,
+        config: GenerationConfig,
+        *,
+        tokenizer: str | None,
+        max_length: int,
+        eos: Sequence[int],
+        seed: int,
+        backend: str,
+        use_gpu: bool,
+        trust_remote_code: bool,
+        sleep_mode: bool,
+    ) -> None:
         """Start the engine with the weights of ``model``.
 
         Raises:
@@ -60,17 +71,25 @@ class SegmentEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from actors.receive import receiver_of
+        from actors.weights.receivers import receiver_of
 
         self._config, self._eos = config, list(eos)
         self._updating = False
         arguments: dict[str, Any] = {
-            "model": model, "dtype": dtype, "skip_tokenizer_init": True, "max_model_len": max_length,
-            "max_num_seqs": config.max_concurrent_requests, "seed": seed % (1 << 31),
-            "enable_prefix_caching": config.prefix_caching, "tensor_parallel_size": config.tensor_parallel,
-            "weight_transfer_config": {"backend": receiver_of(backend)}, "worker_extension_cls": RECEIVER,
-            "trust_remote_code": trust_remote_code, "enforce_eager": _eager(config, use_gpu), "disable_log_stats": True,
-        }  # fmt: skip
+            "model": model,
+            "dtype": dtype,
+            "skip_tokenizer_init": True,
+            "max_model_len": max_length,
+            "max_num_seqs": config.max_concurrent_requests,
+            "seed": seed % (1 << 31),
+            "enable_prefix_caching": config.prefix_caching,
+            "tensor_parallel_size": config.tensor_parallel,
+            "weight_transfer_config": {"backend": receiver_of(backend)},
+            "worker_extension_cls": RECEIVER,
+            "trust_remote_code": trust_remote_code,
+            "enforce_eager": _eager(config, use_gpu),
+            "disable_log_stats": True,
+        }
         if use_gpu:
             arguments |= {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": sleep_mode}
             if config.kv_cache_bytes:
@@ -79,8 +98,9 @@ class SegmentEngine:
             # A seeded request whose prefill is split crashes the CPU engine: prefills stay whole.
             arguments |= {
                 "kv_cache_memory_bytes": config.kv_cache_bytes or CPU_KV_CACHE_BYTES,
-                "enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 8192),
-            }  # fmt: skip
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(max_length, 8192),
+            }
         try:
             if use_gpu:
                 self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
@@ -100,10 +120,17 @@ class SegmentEngine:
 
         c = self._config
         parameters = SamplingParams(
-            temperature=c.temperature, top_p=c.top_p, top_k=c.top_k if c.top_k > 0 else 0, max_tokens=max_tokens,
-            seed=seed, stop_token_ids=self._eos, ignore_eos=True, logprobs=0, detokenize=False,
+            temperature=c.temperature,
+            top_p=c.top_p,
+            top_k=c.top_k if c.top_k > 0 else 0,
+            max_tokens=max_tokens,
+            seed=seed,
+            stop_token_ids=self._eos,
+            ignore_eos=True,
+            logprobs=0,
+            detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-        )  # fmt: skip
+        )
         final = None
         prompt = {"prompt_token_ids": list(map(int, context))}
         async for output in self._engine.generate(prompt, parameters, request_id=request):

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from actors.config import GenerationConfig
 from actors.engine import SegmentEngine, Written
 from actors.plan import Plan, PlanItem
-from actors.segment import context, splice
-from actors.tokens import Row, TokenTable
+from actors.splice import context, splice
+from actors.token_table import Row, TokenTable
 from buffer.client import ReplayBuffer
-from buffer.record import Outcome, PreferencePair
+from contracts.pair import Outcome, PreferencePair
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,13 @@ class GenerationActor:
     """
 
     def __init__(
-        self, name: str, engine: dict[str, Any], config: GenerationConfig, work: tuple[Plan, TokenTable],
+        self,
+        name: str,
+        engine: dict[str, Any],
+        config: GenerationConfig,
+        work: tuple[Plan, TokenTable],
         buffer: ReplayBuffer,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``engine``: arguments of ``SegmentEngine`` beside ``config``."""
         self.name = name
         self._config, self._buffer = config, buffer
@@ -144,9 +148,15 @@ class GenerationActor:
             return Outcome.FAILED, None
         self._generated_tokens += len(written.tokens)
         return splice(
-            row, item, written.tokens, self._eos, self._config.after_eos,
-            actor=self.name, versions=written.versions, mean_logprob=written.mean_logprob,
-        )  # fmt: skip
+            row,
+            item,
+            written.tokens,
+            self._eos,
+            self._config.after_eos,
+            actor=self.name,
+            versions=written.versions,
+            mean_logprob=written.mean_logprob,
+        )
 
     async def _insert_finished(self) -> None:
         """Insert what is finished, several pairs at a time."""

@@ -26,7 +26,7 @@ from benchmarks.learner import make_pairs
 from benchmarks.ranks import RANKS, in_group, step
 from benchmarks.report import machine, save, table_of
 from learner.rank import LearnerRank
-from learner.shards import gathered
+from learner.zero.shards import gathered
 
 DECAY = 0.5
 
@@ -56,10 +56,10 @@ def measure(learner: LearnerRank, shape: str, count: int, steps: int) -> dict[st
     peer = _peer(learner)
     return {
         "step_s": statistics.median(trained),
-        "update_s": _median_s(learner.average.update, 7),
+        "update_s": _median_s(learner.zero.ema.update, 7),
         "publish_s": _median_s(lambda: learner.stage(0), 3),
         "gather_loop_s": _median_s(lambda: _gather_loop(learner, peer), 3),
-        "average_mb": sum(v.numel() * v.element_size() for v in learner.average.values) / 2**20,
+        "average_mb": sum(v.numel() * v.element_size() for v in learner.zero.ema.values) / 2**20,
         "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in learner.module.parameters()),
     }
 
@@ -118,13 +118,25 @@ def main() -> None:
         slowest = {name: max(rank[name] for rank in ranks) for name in ranks[0]}
         results[f"zero {stage}"] = slowest
         update, publish, loop = (slowest[f"{name}_s"] for name in ("update", "publish", "gather_loop"))
-        rows.append([
-            f"ZeRO {stage}", f"{slowest['step_s']:.2f}",
-            *(f"{1000 * s:.1f} ({s / slowest['step_s']:.2%})" for s in (update, loop)), f"{loop / update:.1f}x",
-            f"{1000 * publish:.0f} ({publish / slowest['step_s']:.1%})", f"{slowest['average_mb']:.0f}",
-        ])  # fmt: skip
-    head = ["", "step s", "update ms (of step)", "gather loop ms (of step)", "slower by", "publish ms (of step)",
-            "average MB a rank"]  # fmt: skip
+        rows.append(
+            [
+                f"ZeRO {stage}",
+                f"{slowest['step_s']:.2f}",
+                *(f"{1000 * s:.1f} ({s / slowest['step_s']:.2%})" for s in (update, loop)),
+                f"{loop / update:.1f}x",
+                f"{1000 * publish:.0f} ({publish / slowest['step_s']:.1%})",
+                f"{slowest['average_mb']:.0f}",
+            ]
+        )
+    head = [
+        "",
+        "step s",
+        "update ms (of step)",
+        "gather loop ms (of step)",
+        "slower by",
+        "publish ms (of step)",
+        "average MB a rank",
+    ]
     print(f"\nprompt/response/segment {options.shape}, {options.pairs} pairs a step, {RANKS} ranks")
     print(table_of(head, rows))
     settings = {"shape": options.shape, "pairs": options.pairs, "steps": options.steps, "ranks": RANKS}

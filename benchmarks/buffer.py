@@ -26,9 +26,9 @@ from benchmarks.report import machine, save, table_of
 from buffer.client import ReplayBuffer
 from buffer.codec import encode
 from buffer.config import BufferConfig
-from buffer.record import Outcome, PreferencePair, as_token_ids
-from buffer.replay import ReplayIndex
+from buffer.index import ReplayIndex
 from buffer.shard import Shard
+from contracts.pair import Outcome, PreferencePair, as_token_ids
 
 BATCH = 256
 """Pairs per draw."""
@@ -47,9 +47,18 @@ def pair_of(shape: tuple[int, int, int], seed: int = 0) -> PreferencePair:
     draw = np.random.default_rng(seed)
     prompt, chosen, replacement = (as_token_ids(draw.integers(0, 32_000, tokens)) for tokens in shape)
     return PreferencePair(
-        prompt, chosen, 0, shape[2], replacement, True, index=seed, row=seed, actor="actor-1",
-        versions=np.full(shape[2], 3, np.int32), mean_logprob=-1.0,
-    )  # fmt: skip
+        prompt,
+        chosen,
+        0,
+        shape[2],
+        replacement,
+        True,
+        index=seed,
+        row=seed,
+        actor="actor-1",
+        versions=np.full(shape[2], 3, np.int32),
+        mean_logprob=-1.0,
+    )
 
 
 def median_s(action: Callable[[], Any], repeats: int) -> float:
@@ -95,10 +104,12 @@ def measure_index(size: int) -> dict[str, float]:
     few = 5 if size > 10**5 else 50
     inserting = median_s(lambda: [index.insert(0, 0) for _ in range(GROUP)], 50) / GROUP
     return {
-        "size": size, "insert_s": inserting, "draw_s": median_s(lambda: index.draw(BATCH), 100),
+        "size": size,
+        "insert_s": inserting,
+        "draw_s": median_s(lambda: index.draw(BATCH), 100),
         "peer_insert_s": median_s(lambda: peer.insert([pair] * GROUP), 50) / GROUP,
         "peer_draw_s": median_s(lambda: peer.draw(BATCH), few),
-    }  # fmt: skip
+    }
 
 
 # ---- with Ray ---------------------------------------------------------------------------------------------------
@@ -107,9 +118,14 @@ def measure_index(size: int) -> dict[str, float]:
 @contextmanager
 def started(size: int, shards: int) -> Iterator[ReplayBuffer]:
     buffer = ReplayBuffer.start(
-        BufferConfig(capacity=size, shards=shards), seed=0, batch_size=BATCH, inserts_per_step=BATCH, ordered=False,
-        ahead=UNLIMITED, behind=UNLIMITED,
-    )  # fmt: skip
+        BufferConfig(capacity=size, shards=shards),
+        seed=0,
+        batch_size=BATCH,
+        inserts_per_step=BATCH,
+        ordered=False,
+        ahead=UNLIMITED,
+        behind=UNLIMITED,
+    )
     try:
         yield buffer
     finally:
@@ -216,10 +232,12 @@ def measure_bytes(shape: tuple[int, int, int]) -> dict[str, float]:
         shard.insert(slots, [payload[: draw.randrange(len(payload) // 4, len(payload))] for _ in slots])
         largest = max(largest, resident_bytes() - before)
     return {
-        "tokens_bytes": 4 * sum(shape), "encoded_bytes": len(payload),
+        "tokens_bytes": 4 * sum(shape),
+        "encoded_bytes": len(payload),
         "pickled_bytes": len(pickle.dumps(pair, protocol=5)),
-        "held_bytes": held / count, "held_after_turnover_bytes": largest / count,
-    }  # fmt: skip
+        "held_bytes": held / count,
+        "held_after_turnover_bytes": largest / count,
+    }
 
 
 def main() -> None:
@@ -237,11 +255,14 @@ def main() -> None:
     head = ["pairs", "insert, us", f"draw of {BATCH}, ms", "deque: insert, us", f"deque: draw of {BATCH}, ms"]
     rows = [
         [
-            f"{r['size']:,}", f"{1e6 * r['insert_s']:.1f}", f"{1e3 * r['draw_s']:.2f}",
-            f"{1e6 * r['peer_insert_s']:.1f}", f"{1e3 * r['peer_draw_s']:.2f}",
+            f"{r['size']:,}",
+            f"{1e6 * r['insert_s']:.1f}",
+            f"{1e3 * r['draw_s']:.2f}",
+            f"{1e6 * r['peer_insert_s']:.1f}",
+            f"{1e3 * r['peer_draw_s']:.2f}",
         ]
         for r in index
-    ]  # fmt: skip
+    ]
     print("\nThe index alone, without Ray and payloads:\n" + table_of(head, rows))
 
     ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR")
@@ -250,11 +271,14 @@ def main() -> None:
     head = ["pairs", "shards", "inserted pairs/s", "drawn pairs/s", f"draw of {BATCH}, ms"]
     rows = [
         [
-            f"{r['size']:,}", str(r["shards"] or "deque actor"), f"{r['inserts_per_s']:,.0f}",
-            f"{BATCH / r['draw_s']:,.0f}", f"{1e3 * r['draw_s']:.1f}",
+            f"{r['size']:,}",
+            str(r["shards"] or "deque actor"),
+            f"{r['inserts_per_s']:,.0f}",
+            f"{BATCH / r['draw_s']:,.0f}",
+            f"{1e3 * r['draw_s']:.1f}",
         ]
         for r in over_ray
-    ]  # fmt: skip
+    ]
     print(f"\nOver Ray, pairs of {FILLED[0]} + {FILLED[1]} tokens:\n" + table_of(head, rows))
 
     ratios = {"index": index[-1]["draw_s"] / index[0]["draw_s"]}
@@ -265,9 +289,15 @@ def main() -> None:
     print(", ".join(f"{name} {ratio:.2f} times" for name, ratio in ratios.items()))
     save(
         "buffer",
-        {"machine": machine(), "batch": BATCH, "bytes_per_pair": sizes_in_bytes, "index": index, "ray": over_ray,
-         "ratios": ratios},
-    )  # fmt: skip
+        {
+            "machine": machine(),
+            "batch": BATCH,
+            "bytes_per_pair": sizes_in_bytes,
+            "index": index,
+            "ray": over_ray,
+            "ratios": ratios,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from torch import Tensor
 from actors.engine import Written
 from actors.generator import GenerationActor
 from actors.plan import PlanItem
-from actors.tokens import Row
-from buffer.record import Outcome, PreferencePair
-from learner.objectives import Scores, orpo
+from actors.token_table import Row
+from contracts.pair import Outcome, PreferencePair
+from learner.loss.objectives import Scores, orpo
 
 LOG_FOLDER = "SAPO_STRESS_LOG"
 """Environment variable: where processes note, a line each, what they did."""

@@ -22,8 +22,8 @@ from actors.config import GenerationConfig
 from actors.engine import CPU_ENVIRONMENT, CPU_KV_CACHE_BYTES, QUIET_ENVIRONMENT
 from actors.generator import GenerationActor
 from actors.plan import Plan
-from actors.segment import context
-from actors.tokens import TokenTable
+from actors.splice import context
+from actors.token_table import TokenTable
 from benchmarks.models import write_llama
 from benchmarks.report import machine, save, table_of
 from buffer.client import ReplayBuffer
@@ -52,10 +52,16 @@ class BareEngine:
 
         self._config, (self._plan, self._table) = config, work
         self._engine = LLM(
-            model, dtype="float32", skip_tokenizer_init=True, max_model_len=MAX_LENGTH,
-            max_num_seqs=config.max_concurrent_requests, enforce_eager=True, kv_cache_memory_bytes=CPU_KV_CACHE_BYTES,
-            enable_chunked_prefill=False, max_num_batched_tokens=8192,
-        )  # fmt: skip
+            model,
+            dtype="float32",
+            skip_tokenizer_init=True,
+            max_model_len=MAX_LENGTH,
+            max_num_seqs=config.max_concurrent_requests,
+            enforce_eager=True,
+            kv_cache_memory_bytes=CPU_KV_CACHE_BYTES,
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=8192,
+        )
 
     def generate(self, first: int, count: int) -> int:
         """Tokens generated for plan indices [first, first + count)."""
@@ -68,10 +74,17 @@ class BareEngine:
             prompts.append({"prompt_token_ids": context(self._table[item.row], item).tolist()})
             parameters.append(
                 SamplingParams(
-                    temperature=c.temperature, top_p=c.top_p, top_k=c.top_k, max_tokens=item.end - item.start,
-                    seed=item.sampling_seed, stop_token_ids=[EOS], ignore_eos=True, logprobs=0, detokenize=False,
+                    temperature=c.temperature,
+                    top_p=c.top_p,
+                    top_k=c.top_k,
+                    max_tokens=item.end - item.start,
+                    seed=item.sampling_seed,
+                    stop_token_ids=[EOS],
+                    ignore_eos=True,
+                    logprobs=0,
+                    detokenize=False,
                 )
-            )  # fmt: skip
+            )
         return sum(len(o.outputs[0].token_ids) for o in self._engine.generate(prompts, parameters, use_tqdm=False))
 
 
@@ -89,11 +102,19 @@ def main() -> None:
         bare = BareEngine.remote(model, config, work)
         buffer = ReplayBuffer.start(
             BufferConfig(capacity=count), seed=0, batch_size=1, inserts_per_step=count, ordered=False, ahead=0, behind=0
-        )  # fmt: skip
+        )
         engine: dict[str, Any] = {
-            "model": model, "tokenizer": None, "dtype": "float32", "max_length": MAX_LENGTH, "eos": (EOS,), "seed": 0,
-            "backend": "shm", "use_gpu": False, "trust_remote_code": False, "sleep_mode": False,
-        }  # fmt: skip
+            "model": model,
+            "tokenizer": None,
+            "dtype": "float32",
+            "max_length": MAX_LENGTH,
+            "eos": (EOS,),
+            "seed": 0,
+            "backend": "shm",
+            "use_gpu": False,
+            "trust_remote_code": False,
+            "sleep_mode": False,
+        }
         actor = (
             ray.remote(GenerationActor)
             .options(num_cpus=0, max_concurrency=100)

@@ -29,11 +29,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.report import machine, save, table_of
-from buffer.record import PreferencePair, ReferenceScore
+from contracts.pair import PreferencePair, ReferenceScore
 from learner.config import ObjectiveConfig
-from learner.forward import score
-from learner.objectives import Scores, resolve_objective
-from learner.packing import Mode, pack
+from learner.loss.objectives import Scores, resolve_objective
+from learner.model.forward import score
+from learner.model.packing import Mode, pack
 
 SHAPES = ("512/256/64", "1024/256/64", "1024/512/128", "1536/256/64")
 PAPER = "1792/256/256"
@@ -49,9 +49,17 @@ Step = Callable[[], tuple[float, int]]
 def make_model() -> PreTrainedModel:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=384, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=6,
-        num_key_value_heads=6, max_position_embeddings=8192, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=8192,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     return LlamaForCausalLM(config).train()
 
 
@@ -71,9 +79,10 @@ def make_pairs(shape: str, count: int, seed: int = 0) -> list[PreferencePair]:
         counts = np.array([start, segment, response - start - segment, segment, response - start - segment])
         reference = ReferenceScore(0, (-np.log(VOCABULARY) * counts * rng.uniform(0.99, 1.01, 5)).astype(np.float32))
         pairs.append(
-            PreferencePair(draw(tokens), draw(response), start, start + segment, draw(segment), True, index)
-            .with_reference(reference)
-        )  # fmt: skip
+            PreferencePair(
+                draw(tokens), draw(response), start, start + segment, draw(segment), True, index
+            ).with_reference(reference)
+        )
     return pairs
 
 
@@ -106,21 +115,26 @@ def trl_dpo(model: PreTrainedModel, pairs: list[PreferencePair], *, online: bool
 
     arguments = DPOConfig(beta=BETA, max_length=None, **_quiet())
     trainer = DPOTrainer(
-        copy.deepcopy(model), copy.deepcopy(model).eval(), arguments, train_dataset=_rows(),
+        copy.deepcopy(model),
+        copy.deepcopy(model).eval(),
+        arguments,
+        train_dataset=_rows(),
         processing_class=_tokenizer(),
-    )  # fmt: skip
+    )
     if not online:
         trainer.ref_model = None
     inputs = trainer.data_collator(
         [
             {
-                "prompt_ids": p.prompt.tolist(), "chosen_ids": p.chosen.tolist(), "rejected_ids": p.rejected.tolist(),
+                "prompt_ids": p.prompt.tolist(),
+                "chosen_ids": p.chosen.tolist(),
+                "rejected_ids": p.rejected.tolist(),
                 "ref_chosen_logps": float(reference[[0, 1, 2]].sum()),
                 "ref_rejected_logps": float(reference[[0, 3, 4]].sum()),
             }
             for p, reference in zip(pairs, _reference(pairs), strict=True)
         ]
-    )  # fmt: skip
+    )
     if online:
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             inputs.pop(name)
@@ -139,9 +153,10 @@ def trl_orpo(model: PreTrainedModel, pairs: list[PreferencePair]) -> Step:
         for side, response in (("chosen", p.chosen), ("rejected", p.rejected)):
             ids = [*p.prompt.tolist(), *response.tolist()]
             feature |= {
-                f"{side}_input_ids": ids, f"{side}_attention_mask": [1] * len(ids),
+                f"{side}_input_ids": ids,
+                f"{side}_attention_mask": [1] * len(ids),
                 f"{side}_labels": [-100] * len(p.prompt) + response.tolist(),
-            }  # fmt: skip
+            }
         feature |= {"prompt_input_ids": p.prompt.tolist(), "prompt_attention_mask": [1] * len(p.prompt)}
         features.append(feature)
     return _trl_step(trainer, trainer.data_collator(features))
@@ -164,9 +179,14 @@ def _trl_step(trainer: Any, inputs: dict) -> Step:
 def _quiet() -> dict:
     # A folder must be named; nothing is saved, so none is made for it.
     return {
-        "output_dir": tempfile.gettempdir(), "report_to": [], "use_cpu": True, "bf16": False,
-        "gradient_checkpointing": False, "disable_tqdm": True, "per_device_train_batch_size": 1,
-    }  # fmt: skip
+        "output_dir": tempfile.gettempdir(),
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 1,
+    }
 
 
 def _rows():
@@ -290,9 +310,12 @@ def main() -> None:
                 results[shape][name]["memory"] = peak_memory(shape, options.pairs, name)
         print(f"\nprompt/response/segment {shape}, {options.pairs} pairs a step\n{table(results[shape])}", flush=True)
     settings = {
-        "pairs": options.pairs, "rounds": options.rounds, "threads": torch.get_num_threads(),
-        "model": "Llama 16.9 M fp32", "torch": torch.__version__,
-    }  # fmt: skip
+        "pairs": options.pairs,
+        "rounds": options.rounds,
+        "threads": torch.get_num_threads(),
+        "model": "Llama 16.9 M fp32",
+        "torch": torch.__version__,
+    }
     save("learner_paper" if options.paper else "learner", {"machine": machine(), **settings, "shapes": results})
 
 

@@ -29,13 +29,14 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "bf16, ZeRO 2": {"model": {"dtype": "bfloat16"}, "learner": {"zero_stage": 2}},
     "bf16, ZeRO 3": {"model": {"dtype": "bfloat16"}, "learner": {"zero_stage": 3}},
     "bf16, ZeRO 3, checkpointed": {
-        "model": {"dtype": "bfloat16", "gradient_checkpointing": True}, "learner": {"zero_stage": 3},
+        "model": {"dtype": "bfloat16", "gradient_checkpointing": True},
+        "learner": {"zero_stage": 3},
     },
     "bf16, ZeRO 3, LoRA r 16": {
         "model": {"dtype": "bfloat16", "lora": LoraConfig(), "gradient_checkpointing": True},
         "learner": {"zero_stage": 3},
     },
-}  # fmt: skip
+}
 
 LARGE = {
     # parameters, those of the largest single module (embedding or head), GPUs
@@ -51,12 +52,12 @@ def held(learner: LearnerRank, shape: str, count: int) -> dict[str, Any]:
     """Bytes of this rank by kind, after a step; what two kinds share counts for the first."""
     # Version -1: no reference has it, so the step computes one.
     step(learner, [p.with_reference(p.reference.__class__(-1, p.reference.logps)) for p in make_pairs(shape, count)])
-    states = [v for state in learner.shards.optimizer_states() for v in state.values() if isinstance(v, Tensor)]
+    states = [v for state in learner.zero.shards.optimizer_states() for v in state.values() if isinstance(v, Tensor)]
     tensors = {
         "weights": [getattr(p, "ds_tensor", p) for p in learner.module.parameters()],
-        "masters": learner.shards.masters,
-        "average": learner.average.values,
-        "reference": learner.reference.values,
+        "masters": learner.zero.shards.masters,
+        "average": learner.zero.ema.values,
+        "reference": learner.loss.reference.values,
     }
     seen: set[int] = set()
     sizes: dict[str, float] = {"optimizer": sum(v.numel() * v.element_size() for v in states)}
@@ -81,10 +82,14 @@ def estimates() -> list[list[str]]:
             # Both live where the masters live.
             ours = 0 if offload else average + reference
             cells = [two, three, two + ours, three + ours]
-            rows.append([
-                name, "host" if offload else "GPU", *(f"{c / 2**30:.1f}" for c in cells),
-                *(f"{c / 2**30:.1f}" for c in (average, reference)),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    "host" if offload else "GPU",
+                    *(f"{c / 2**30:.1f}" for c in cells),
+                    *(f"{c / 2**30:.1f}" for c in (average, reference)),
+                ]
+            )
     return rows
 
 

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, set_seed
 
 from actors.plan import Plan
-from actors.segment import splice
-from actors.tokens import TokenTable
-from buffer.record import PreferencePair
-from cluster.config import RunConfig
+from actors.splice import splice
+from actors.token_table import TokenTable
+from cluster.config.run_config import RunConfig
+from contracts.pair import PreferencePair
 from learner.config import ObjectiveConfig
 
 
@@ -76,10 +76,16 @@ def _write(
         mask[line, width - len(context) :] = 1
     generation = config.generation
     out = model.generate(
-        torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), do_sample=True, eos_token_id=eos, pad_token_id=0,
-        max_new_tokens=max(item.end - item.start for item in items), temperature=generation.temperature,
-        top_p=generation.top_p, top_k=generation.top_k,
-    )  # fmt: skip
+        torch.from_numpy(ids),
+        attention_mask=torch.from_numpy(mask),
+        do_sample=True,
+        eos_token_id=eos,
+        pad_token_id=0,
+        max_new_tokens=max(item.end - item.start for item in items),
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+    )
     pairs = []
     for row, item, tokens in zip(rows, items, out[:, width:].tolist(), strict=True):
         written = tokens[: item.end - item.start]

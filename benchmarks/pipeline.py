@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import conversations
 from benchmarks.report import machine, save, table_of
-from cluster.launch import LARGE_BLOCKS
+from cluster.workers.ray_session import LARGE_BLOCKS
 
 WARM_STEPS = 10
 """First steps of each run that are not counted: caches, first kernels."""
@@ -64,11 +64,16 @@ def _compare(shape: str, config: str, count: int, steps: int) -> dict[str, list[
     for name, runs in rounds.items():
         pairs, idle, actors = ([run[key] for run in runs] for key in ("pairs_per_s", "learner_idle", "actors_idle"))
         ratios = [ours / peer["pairs_per_s"] for ours, peer in zip(pairs, rounds["paper's way"], strict=True)]
-        rows.append([
-            name, f"{statistics.median(pairs):.1f}", f"{statistics.median(ratios):.2f}",
-            f"{min(ratios):.2f}-{max(ratios):.2f}", f"{statistics.median(idle):.0%}",
-            f"{statistics.median(actors):.0%}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{statistics.median(pairs):.1f}",
+                f"{statistics.median(ratios):.2f}",
+                f"{min(ratios):.2f}-{max(ratios):.2f}",
+                f"{statistics.median(idle):.0%}",
+                f"{statistics.median(actors):.0%}",
+            ]
+        )
     print(table_of(["way", "pairs/s", "ratio", "range", "learner idle", "actors idle"], rows), flush=True)
     return rounds
 
@@ -77,11 +82,21 @@ def _run_ours(config: str, steps: int, overrides: list[str]) -> dict[str, float]
     with tempfile.TemporaryDirectory() as folder:
         said = subprocess.run(
             [
-                sys.executable, "-m", "cluster", "train", config, "name=bench", f"output_dir={folder}",
-                f"learner.steps={steps}", *overrides, "logging.tensorboard=false",
+                sys.executable,
+                "-m",
+                "cluster",
+                "train",
+                config,
+                "name=bench",
+                f"output_dir={folder}",
+                f"learner.steps={steps}",
+                *overrides,
+                "logging.tensorboard=false",
             ],
-            check=True, capture_output=True, text=True,
-        ).stderr  # fmt: skip
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stderr
         lines = (Path(folder) / "bench" / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines][WARM_STEPS:]
     wall = sum(m["time/step_s"] for m in metrics)
@@ -101,8 +116,8 @@ def _run_peer(config: str, steps: int) -> dict[str, float]:
 
 def _peer(path: str, steps: int) -> None:
     from benchmarks import paper_way
-    from cluster.config import load_config
-    from cluster.data import load_table
+    from cluster.config.run_config import load_config
+    from cluster.data.table import load_table
 
     config = load_config(path)
     table, tokenizer, _ = load_table(config.data, config.model, config.method)

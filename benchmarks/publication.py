@@ -27,12 +27,12 @@ from transformers import AutoModelForCausalLM
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
 from actors.plan import Plan
-from actors.tokens import TokenTable
+from actors.token_table import TokenTable
 from benchmarks.models import SHAPES, write_llama
 from benchmarks.report import machine, save, table_of
-from cluster.launch import LARGE_BLOCKS
-from cluster.transfer.publisher import Publisher
-from learner.weights import metadata, named_layers
+from cluster.weights.publisher import Publisher
+from cluster.workers.ray_session import LARGE_BLOCKS
+from learner.zero.weights import metadata, named_layers
 
 VOCABULARY = 8192
 
@@ -40,9 +40,17 @@ VOCABULARY = 8192
 def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any]:
     model = write_llama(folder, size, VOCABULARY)
     engine = {
-        "model": model, "tokenizer": None, "dtype": "float32", "max_length": 256, "eos": (2,), "seed": 0,
-        "backend": "shm", "use_gpu": False, "trust_remote_code": False, "sleep_mode": False,
-    }  # fmt: skip
+        "model": model,
+        "tokenizer": None,
+        "dtype": "float32",
+        "max_length": 256,
+        "eos": (2,),
+        "seed": 0,
+        "backend": "shm",
+        "use_gpu": False,
+        "trust_remote_code": False,
+        "sleep_mode": False,
+    }
     nothing = (Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     actor = (
         ray.remote(GenerationActor)
@@ -75,9 +83,13 @@ def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any
     whole = medians["stage"] + medians["send"]
     ratios = [(a + b) / c for a, b, c in zip(seconds["stage"], seconds["send"], seconds["memcpy"], strict=True)]
     return {
-        "parameters": sum(p.numel() for p in module.parameters()), "bytes": len(source), "seconds": seconds,
-        "median": medians, "bytes_per_s": len(source) / whole, "over_memcpy": statistics.median(ratios),
-    }  # fmt: skip
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "bytes": len(source),
+        "seconds": seconds,
+        "median": medians,
+        "bytes_per_s": len(source) / whole,
+        "over_memcpy": statistics.median(ratios),
+    }
 
 
 def main() -> None:
@@ -109,12 +121,15 @@ def main() -> None:
     ]
     rows = [
         [
-            f"{r['parameters'] / 1e6:.0f} M", name.split(", ")[1], f"{r['bytes'] / 1e6:.0f}",
+            f"{r['parameters'] / 1e6:.0f} M",
+            name.split(", ")[1],
+            f"{r['bytes'] / 1e6:.0f}",
             *(f"{r['median'][part]:.3f}" for part in ("memcpy", "stage", "send")),
-            f"{r['bytes_per_s'] / 1e9:.2f}", f"{r['over_memcpy']:.1f}",
+            f"{r['bytes_per_s'] / 1e9:.2f}",
+            f"{r['over_memcpy']:.1f}",
         ]
         for name, r in results.items()
-    ]  # fmt: skip
+    ]
     print(table_of(head, rows))
     save("publication", {"machine": machine(), "backend": "shm", "results": results})
     ray.shutdown()

@@ -14,9 +14,9 @@ from unittest import mock
 import torch.multiprocessing as mp
 
 from benchmarks.learner import make_model, status_mb
-from buffer.record import PreferencePair
+from contracts.pair import PreferencePair
 from learner.config import EmaConfig, LearnerConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, ReferenceConfig
-from learner.packing import split_by_cost
+from learner.model.packing import split_by_cost
 from learner.rank import LearnerRank, StepReport
 
 RANKS = 2
@@ -43,15 +43,21 @@ def in_group(body: Callable[..., dict[str, Any]], *arguments: Any, **sections: d
 
 
 def _rank(
-    rank: int, port: int, folder: str, sections: dict[str, dict[str, Any]], body: Callable[..., dict[str, Any]],
+    rank: int,
+    port: int,
+    folder: str,
+    sections: dict[str, dict[str, Any]],
+    body: Callable[..., dict[str, Any]],
     arguments: tuple,
-) -> None:  # fmt: skip
+) -> None:
     parts: dict[str, Any] = {
         "model": ModelConfig(path=folder, dtype="float32", from_scratch=True),
-        "objective": ObjectiveConfig(name="dpo"), "reference": ReferenceConfig(mode="initial"),
-        "optimizer": OptimizerConfig(schedule="constant", warmup_steps=0), "ema": EmaConfig(),
+        "objective": ObjectiveConfig(name="dpo"),
+        "reference": ReferenceConfig(mode="initial"),
+        "optimizer": OptimizerConfig(schedule="constant", warmup_steps=0),
+        "ema": EmaConfig(),
         "learner": LearnerConfig(ranks=RANKS, tokens_per_batch=1 << 20, self_check=False),
-    }  # fmt: skip
+    }
     changed = {name: part.model_copy(update=sections.get(name, {})) for name, part in parts.items()}
     before = status_mb("VmRSS")
     learner = LearnerRank(rank, RANKS, **changed, max_length=8192, total_steps=1000, seed=0)

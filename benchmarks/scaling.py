@@ -17,7 +17,7 @@ import ray
 from benchmarks.report import machine, save, table_of
 from buffer.client import ReplayBuffer
 from buffer.config import BufferConfig
-from buffer.record import Outcome, PreferencePair, as_token_ids
+from contracts.pair import Outcome, PreferencePair, as_token_ids
 
 PROMPT, RESPONSE, SEGMENT = 512, 512, 256
 """Tokens of the pairs, about the paper's data."""
@@ -52,20 +52,32 @@ class SimulatedEngines:
             await asyncio.sleep(REQUEST_S / self._speedup * self._waits.uniform(0.5, 1.5))
             pairs = [
                 PreferencePair(
-                    prompt=self._prompt, chosen=self._chosen, start=128, end=128 + SEGMENT,
-                    replacement=self._replacement, suffix_kept=True, index=i, actor=name, versions=self._versions,
+                    prompt=self._prompt,
+                    chosen=self._chosen,
+                    start=128,
+                    end=128 + SEGMENT,
+                    replacement=self._replacement,
+                    suffix_kept=True,
+                    index=i,
+                    actor=name,
+                    versions=self._versions,
                 )
                 for i in indices
-            ]  # fmt: skip
+            ]
             await self._buffer.insert(name, [(i, Outcome.INSERTED) for i in indices], pairs)
 
 
 def measure(actors: int, shards: int, seconds: float, speedup: float) -> dict[str, float]:
     """Pairs inserted and batches drawn per second, and the share of what the engines offered that got through."""
     buffer = ReplayBuffer.start(
-        BufferConfig(capacity=65_536, shards=shards), seed=0, batch_size=256, inserts_per_step=256,
-        ordered=False, ahead=1 << 30, behind=1 << 30,
-    )  # fmt: skip
+        BufferConfig(capacity=65_536, shards=shards),
+        seed=0,
+        batch_size=256,
+        inserts_per_step=256,
+        ordered=False,
+        ahead=1 << 30,
+        behind=1 << 30,
+    )
     groups = [
         SimulatedEngines.remote(buffer, first, min(HOSTED, actors - first), speedup)
         for first in range(0, actors, HOSTED)
@@ -86,9 +98,14 @@ def measure(actors: int, shards: int, seconds: float, speedup: float) -> dict[st
     inserted = (after.inserted - before.inserted) / wall
     offered = actors * IN_FLIGHT / (REQUEST_S / speedup)
     return {
-        "actors": actors, "shards": shards, "offered_per_s": offered, "inserted_per_s": inserted,
-        "carried": inserted / offered, "batches_per_s": len(draw_s) / wall, "draw_s": float(np.median(draw_s)),
-    }  # fmt: skip
+        "actors": actors,
+        "shards": shards,
+        "offered_per_s": offered,
+        "inserted_per_s": inserted,
+        "carried": inserted / offered,
+        "batches_per_s": len(draw_s) / wall,
+        "draw_s": float(np.median(draw_s)),
+    }
 
 
 def main() -> None:
@@ -107,11 +124,15 @@ def main() -> None:
     head = ["simulated actors", "shards", "offered pairs/s", "inserted pairs/s", "carried", "draw of 256, ms"]
     rows = [
         [
-            str(r["actors"]), str(r["shards"]), f"{r['offered_per_s']:.0f}", f"{r['inserted_per_s']:.0f}",
-            f"{r['carried']:.0%}", f"{1e3 * r['draw_s']:.1f}",
+            str(r["actors"]),
+            str(r["shards"]),
+            f"{r['offered_per_s']:.0f}",
+            f"{r['inserted_per_s']:.0f}",
+            f"{r['carried']:.0%}",
+            f"{1e3 * r['draw_s']:.1f}",
         ]
         for r in results
-    ]  # fmt: skip
+    ]
     print(table_of(head, rows))
     save("scaling", {"machine": machine(), "simulation": True, "request_s": REQUEST_S, "results": results})
     ray.shutdown()

@@ -25,9 +25,9 @@ import ray
 from benchmarks.delays import LOG_FOLDER, SlowActor
 from benchmarks.models import with_random_weights
 from benchmarks.report import machine, save, table_of
-from cluster.config import RunConfig, validate_config
-from cluster.control import NAMESPACE
-from cluster.run import train
+from cluster.config.run_config import RunConfig, validate_config
+from cluster.run.loop import train
+from cluster.workers.control import NAMESPACE
 from demo.model import write_model
 from demo.task import write_data
 
@@ -43,16 +43,20 @@ def task(folder: Path) -> None:
 
 def configured(folder: Path, name: str, bound: int, seed: int) -> RunConfig:
     values = {
-        "name": name, "output_dir": str(folder / "runs"), "method": "sapo", "seed": seed,
+        "name": name,
+        "output_dir": str(folder / "runs"),
+        "method": "sapo",
+        "seed": seed,
         "model": {"path": str(folder / "model"), "dtype": "float32"},
         "data": {"path": str(folder / "train.jsonl"), "max_length": 32, "max_prompt_length": 16},
-        "objective": {"name": "benchmarks.delays:slow_orpo"}, "reference": {"mode": "none"},
+        "objective": {"name": "benchmarks.delays:slow_orpo"},
+        "reference": {"mode": "none"},
         "generation": {"segment_length": 3, "max_concurrent_requests": 8, "actors": 2, "cpus_per_actor": 0.5},
         "buffer": {"capacity": 64, "shards": 2},
         "learner": {"ranks": 2, "cpus_per_rank": 0.5, "batch_size": BATCH, "steps": STEPS, "tokens_per_batch": 512},
         "weights": {"max_staleness": bound},
         "logging": {"tensorboard": False},
-    }  # fmt: skip
+    }
     return validate_config(values, "stress")
 
 
@@ -82,7 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stress-", dir="/tmp") as name:
         folder = Path(name)
         task(folder)
-        with mock.patch("cluster.placement.GenerationActor", SlowActor):
+        with mock.patch("cluster.workers.actor_factory.GenerationActor", SlowActor):
             while time.monotonic() - started < 60 * minutes:
                 number = len(results)
                 results.append(once(folder, f"stress-{number}", BOUNDS[number % len(BOUNDS)], number))

@@ -12,17 +12,17 @@ import ray
 
 from buffer.codec import decode, encode
 from buffer.config import BufferConfig
-from buffer.errors import UserError
-from buffer.record import Outcome, PreferencePair, ReferenceScore
-from buffer.service import BufferStats, Front, shard_file
+from buffer.coordinator import BufferStats, Front, shard_file
 from buffer.shard import Shard
+from contracts.errors import UserError
+from contracts.pair import Outcome, PreferencePair, ReferenceScore
 
 FRONT_FILE = "front.pkl"
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One batch and how it stood in the buffer. Arrays as in ``buffer.replay.Drawn``."""
+    """One batch and how it stood in the buffer. Arrays as in ``buffer.index.Drawn``."""
 
     pairs: list[PreferencePair]
     tickets: np.ndarray
@@ -43,9 +43,16 @@ class ReplayBuffer:
 
     @classmethod
     def start(
-        cls, config: BufferConfig, *, seed: int, batch_size: int, inserts_per_step: int, ordered: bool,
-        ahead: int, behind: int,
-    ) -> ReplayBuffer:  # fmt: skip
+        cls,
+        config: BufferConfig,
+        *,
+        seed: int,
+        batch_size: int,
+        inserts_per_step: int,
+        ordered: bool,
+        ahead: int,
+        behind: int,
+    ) -> ReplayBuffer:
         """Start front and shards.
 
         Args:

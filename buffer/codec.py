@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from buffer.record import REGIONS, PreferencePair, ReferenceScore, as_token_ids
+from contracts.pair import REGIONS, PreferencePair, ReferenceScore, as_token_ids
 
 HEADER = struct.Struct("<6IqqdqHBx")
 """Lengths of prompt, chosen, replacement; start, end; runs of versions; index, row, mean log-probability, version of
@@ -24,11 +24,21 @@ def encode(pair: PreferencePair) -> bytes:
     flags = SUFFIX_KEPT * pair.suffix_kept + ENDED * pair.ended + REFERENCED * (reference is not None)
     parts = [
         HEADER.pack(
-            len(pair.prompt), len(pair.chosen), len(pair.replacement), pair.start, pair.end, len(lengths), pair.index,
-            pair.row, pair.mean_logprob, reference.version if reference else 0, len(actor), flags,
+            len(pair.prompt),
+            len(pair.chosen),
+            len(pair.replacement),
+            pair.start,
+            pair.end,
+            len(lengths),
+            pair.index,
+            pair.row,
+            pair.mean_logprob,
+            reference.version if reference else 0,
+            len(actor),
+            flags,
         ),
         *(as_token_ids(x).tobytes() for x in (pair.prompt, pair.chosen, pair.replacement, lengths, values)),
-    ]  # fmt: skip
+    ]
     if reference:
         if len(reference.logps) != len(REGIONS):
             raise ValueError(f"pair {pair.index}: {len(reference.logps)} reference scores for {len(REGIONS)} regions")
@@ -39,9 +49,19 @@ def encode(pair: PreferencePair) -> bytes:
 def decode(payload: bytes) -> PreferencePair:
     """The pair again; its arrays are read-only views of ``payload``."""
     (
-        prompt_tokens, chosen_tokens, replacement_tokens, start, end, runs, index, row, mean_logprob, version,
-        actor_bytes, flags,
-    ) = HEADER.unpack_from(payload)  # fmt: skip
+        prompt_tokens,
+        chosen_tokens,
+        replacement_tokens,
+        start,
+        end,
+        runs,
+        index,
+        row,
+        mean_logprob,
+        version,
+        actor_bytes,
+        flags,
+    ) = HEADER.unpack_from(payload)
     bounds = list(accumulate((prompt_tokens, chosen_tokens, replacement_tokens, runs, runs), initial=0))
     flat = np.frombuffer(payload, np.int32, bounds[-1], HEADER.size)
     prompt, chosen, replacement, lengths, values = (flat[a:b] for a, b in pairwise(bounds))
@@ -50,11 +70,20 @@ def decode(payload: bytes) -> PreferencePair:
         logps = np.frombuffer(payload, np.float32, len(REGIONS), HEADER.size + flat.nbytes)
         reference = ReferenceScore(version, logps)
     return PreferencePair(
-        prompt=prompt, chosen=chosen, start=start, end=end, replacement=replacement,
-        suffix_kept=bool(flags & SUFFIX_KEPT), index=index, row=row,
-        actor=payload[len(payload) - actor_bytes :].decode(), versions=np.repeat(values, lengths),
-        mean_logprob=mean_logprob, ended=bool(flags & ENDED), reference=reference,
-    )  # fmt: skip
+        prompt=prompt,
+        chosen=chosen,
+        start=start,
+        end=end,
+        replacement=replacement,
+        suffix_kept=bool(flags & SUFFIX_KEPT),
+        index=index,
+        row=row,
+        actor=payload[len(payload) - actor_bytes :].decode(),
+        versions=np.repeat(values, lengths),
+        mean_logprob=mean_logprob,
+        ended=bool(flags & ENDED),
+        reference=reference,
+    )
 
 
 def _runs(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

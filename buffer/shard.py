@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from buffer.codec import decode, encode
-from buffer.record import ReferenceScore
+from contracts.pair import ReferenceScore
 
 LONGEST_RUN = 32
 """Slots in a run; fewer where a shard holds fewer."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from buffer.errors import UserError
-from cluster.config import load_config
-from cluster.evaluate import Evaluation, evaluate
+from cluster.config.run_config import load_config
+from cluster.evaluation.evaluate import Evaluation, evaluate
+from contracts.errors import UserError
 from demo.model import write_model
 from demo.task import write_data
 
@@ -49,8 +49,8 @@ def main() -> int:
     if sys.argv[1:] == ["data"]:
         return 0
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
-    from cluster.launch import needed_cpus, ray_cluster
-    from cluster.run import train
+    from cluster.run.loop import train
+    from cluster.workers.ray_session import needed_cpus, ray_cluster
 
     configs = {name: load_config(f"configs/{name}.yaml") for name in ("demo-sft", "demo", "demo-sft-continued")}
     runs = {}
@@ -61,9 +61,11 @@ def main() -> int:
     console.print("\n[bold]4. Evaluation[/bold] on held-out prompts, by a program that checks the answers")
     sapo = runs["demo"]
     models = {
-        "supervised start": runs["demo-sft"].policy, "SFT continued": runs["demo-sft-continued"].policy,
-        "SAPO policy": sapo.policy, "SAPO average": sapo.ema,
-    }  # fmt: skip
+        "supervised start": runs["demo-sft"].policy,
+        "SFT continued": runs["demo-sft-continued"].policy,
+        "SAPO policy": sapo.policy,
+        "SAPO average": sapo.ema,
+    }
     with ThreadPoolExecutor(AT_ONCE) as pool:
         _print(console, dict(zip(models, pool.map(_evaluated, models.values()), strict=True)))
     console.print(f"\nSAPO run: {sapo.verdict}")

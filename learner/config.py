@@ -6,11 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from buffer.config import Count, Fraction, NonNegative, PositiveFloat, Section
+from contracts.section import Count, Fraction, NonNegative, PositiveFloat, Section
 
 PREFERENCE_OBJECTIVES = (
-    "dpo", "dpo_norm", "robust", "ipo", "hinge", "sppo", "nca", "apo_zero", "apo_down", "simpo", "orpo", "cpo",
-)  # fmt: skip
+    "dpo",
+    "dpo_norm",
+    "robust",
+    "ipo",
+    "hinge",
+    "sppo",
+    "nca",
+    "apo_zero",
+    "apo_down",
+    "simpo",
+    "orpo",
+    "cpo",
+)
 SMOOTHED_OBJECTIVES = ("dpo", "robust")
 REFERENCE_FREE_OBJECTIVES = ("sft", "orpo", "simpo", "cpo")
 
@@ -45,7 +56,7 @@ class ModelConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """The loss. Papers and formulas: learner/objectives.py."""
+    """The loss. Papers and formulas: learner/loss/objectives.py."""
 
     name: str = Field(
         "dpo",

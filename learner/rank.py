@@ -15,10 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from buffer.errors import UserError
-from buffer.record import PreferencePair, ReferenceScore, supervised
-from learner import checkpoint
-from learner.average import MovingAverage
+from contracts.errors import UserError
+from contracts.pair import PreferencePair, ReferenceScore, supervised
 from learner.config import (
     EmaConfig,
     LearnerConfig,
@@ -27,17 +25,19 @@ from learner.config import (
     OptimizerConfig,
     ReferenceConfig,
 )
-from learner.forward import causal_model, choose_forward
-from learner.loading import DTYPES, load_model, refuse_lengths
-from learner.objectives import Metrics, Scores, resolve_objective
-from learner.optim import effective_stage, schedule
-from learner.packing import PackedBatch, pack
-from learner.publishing import Publisher
-from learner.reference import Reference
-from learner.selfcheck import check_forward
-from learner.shards import Shards
-from learner.weights import metadata, named_layers
-from learner.wrapped import Scorer, join_group, wrap
+from learner.loss.objectives import Metrics, Scores, resolve_objective
+from learner.loss.reference import Reference
+from learner.model.forward import causal_model, choose_forward
+from learner.model.loading import DTYPES, load_model, refuse_lengths
+from learner.model.packing import PackedBatch, pack
+from learner.model.self_check import check_forward
+from learner.zero import checkpoint
+from learner.zero.ema import MovingAverage
+from learner.zero.engine import Scorer, join_group, wrap
+from learner.zero.optim import effective_stage, schedule
+from learner.zero.shards import Shards
+from learner.zero.weight_sink import Publisher
+from learner.zero.weights import metadata, named_layers
 
 _TWO = np.zeros(2, np.int32)
 FILLER = PreferencePair(_TWO, _TWO, 0, 2, _TWO, suffix_kept=False)
@@ -59,10 +59,20 @@ class LearnerRank:
     """A plain class; ``cluster`` makes a Ray actor of it. Methods that say so are called on all ranks together."""
 
     def __init__(
-        self, rank: int, world_size: int, *, model: ModelConfig, objective: ObjectiveConfig,
-        reference: ReferenceConfig, optimizer: OptimizerConfig, learner: LearnerConfig, ema: EmaConfig,
-        max_length: int, total_steps: int, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        rank: int,
+        world_size: int,
+        *,
+        model: ModelConfig,
+        objective: ObjectiveConfig,
+        reference: ReferenceConfig,
+        optimizer: OptimizerConfig,
+        learner: LearnerConfig,
+        ema: EmaConfig,
+        max_length: int,
+        total_steps: int,
+        seed: int,
+    ) -> None:
         self.rank, self.world_size = rank, world_size
         self._model_config, self._learner, self.optimizer_config = model, learner, optimizer
         self._ema, self._max_length, self._seed = ema, max_length, seed

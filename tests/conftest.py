@@ -30,10 +30,19 @@ def make_llama(folder: Path, *, tied: bool, seed: int = 0) -> str:
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=1024, tie_word_embeddings=tied,
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, initializer_range=0.08,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        tie_word_embeddings=tied,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        initializer_range=0.08,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
 
@@ -55,9 +64,31 @@ def ray_local() -> Iterator[None]:
 
     folder = tempfile.mkdtemp(prefix="sapo-ray-", dir="/tmp")
     ray.init(
-        address="local", num_cpus=8, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder,
-        log_to_driver=True, object_store_memory=256 << 20,
-    )  # fmt: skip
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=folder,
+        log_to_driver=True,
+        object_store_memory=256 << 20,
+    )
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's data, and a random model with the demo's tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from demo.model import write_model
+    from demo.task import write_data
+
+    folder = tmp_path_factory.mktemp("task")
+    write_data(folder, 200, 0)
+    write_model(folder / "model", hidden=64, layers=2)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "model")).save_pretrained(folder / "model")
+    return folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from actors.plan import SHORT_MARGIN, Plan, cut, permuted
+from support.paths import REPOSITORY
 
 LEVEL = 1e-3
 """A right generator fails a chi-squared test once in 1 / LEVEL seeds; the seeds are fixed."""
@@ -49,7 +49,7 @@ def test_another_process_plans_the_same():
         "import numpy as np; from actors.plan import Plan; plan = Plan(3, np.arange(1, 41, dtype=np.int32), 8, 2);"
         "print([plan.item(i) for i in range(50)])"
     )
-    root = Path(__file__).parents[2]
+    root = REPOSITORY
     there = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True).stdout
     here = Plan(3, np.arange(1, 41, dtype=np.int32), 8, 2)
     assert there.strip() == str([here.item(i) for i in range(50)])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buffer.codec import HEADER, decode, encode
-from buffer.record import PreferencePair, ReferenceScore, as_token_ids
+from contracts.pair import PreferencePair, ReferenceScore, as_token_ids
 
 tokens = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=9).map(as_token_ids)
 numbers = st.integers(-(2**63), 2**63 - 1)
@@ -25,9 +25,20 @@ def pairs(draw) -> PreferencePair:
     chosen = draw(tokens)
     start, end = sorted((draw(st.integers(0, len(chosen))), draw(st.integers(0, len(chosen)))))
     return PreferencePair(
-        draw(tokens), chosen, start, end, draw(tokens), draw(st.booleans()), draw(numbers), draw(numbers),
-        draw(st.text(max_size=12)), draw(tokens), draw(st.floats()), draw(st.booleans()), draw(references),
-    )  # fmt: skip
+        draw(tokens),
+        chosen,
+        start,
+        end,
+        draw(tokens),
+        draw(st.booleans()),
+        draw(numbers),
+        draw(numbers),
+        draw(st.text(max_size=12)),
+        draw(tokens),
+        draw(st.floats()),
+        draw(st.booleans()),
+        draw(references),
+    )
 
 
 def assert_same(a: PreferencePair, b: PreferencePair) -> None:
@@ -57,10 +68,16 @@ def test_encoding_again_gives_the_same_bytes(pair):
 def test_a_pair_takes_a_hundred_bytes_more_than_its_tokens_however_long_it_is():
     for prompt, response, segment in ((512, 512, 256), (10, 10, 4)):
         pair = PreferencePair(
-            as_token_ids(range(prompt)), as_token_ids(range(response)), 0, segment, as_token_ids(range(segment)), True,
-            actor="actor-12", versions=np.full(segment, 3, np.int32),
+            as_token_ids(range(prompt)),
+            as_token_ids(range(response)),
+            0,
+            segment,
+            as_token_ids(range(segment)),
+            True,
+            actor="actor-12",
+            versions=np.full(segment, 3, np.int32),
             reference=ReferenceScore(1, np.zeros(5, np.float32)),
-        )  # fmt: skip
+        )
         assert len(encode(pair)) <= 4 * (prompt + response + segment) + 100
 
 

@@ -20,15 +20,14 @@ from typing import NamedTuple
 import pytest
 import ray
 from ray.actor import ActorHandle
-from test_run import task  # noqa: F401  # the same data and model
 
-from buffer.errors import UserError
-from cluster import control
-from cluster.config import ClusterConfig
+from cluster.config.run_config import ClusterConfig
+from cluster.workers import control
+from contracts.errors import UserError
+from support.paths import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
 STEPS = 300
 """Enough that the run is still going on when it is asked for another actor."""
@@ -52,8 +51,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(*arguments: str, environment: dict[str, str], log: Path) -> subprocess.Popen:
-    command = [RAY, "start", *arguments, "--node-ip-address=127.0.0.1", "--num-cpus=2", "--block",
-               "--object-store-memory=100000000", "--disable-usage-stats"]  # fmt: skip
+    command = [
+        RAY,
+        "start",
+        *arguments,
+        "--node-ip-address=127.0.0.1",
+        "--num-cpus=2",
+        "--block",
+        "--object-store-memory=100000000",
+        "--disable-usage-stats",
+    ]
     return subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
 
@@ -67,19 +74,27 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     environment.pop("RAY_ADDRESS", None)
     nodes = [
         start(
-            "--head", f"--port={gcs}", f"--temp-dir={folder}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
-            f"--metrics-export-port={head_metrics}", f"--ray-client-server-port={client}",
-            environment=environment, log=logs / "head.log",
+            "--head",
+            f"--port={gcs}",
+            f"--temp-dir={folder}",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={head_metrics}",
+            f"--ray-client-server-port={client}",
+            environment=environment,
+            log=logs / "head.log",
         )
-    ]  # fmt: skip
+    ]
     wait_until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version"), 120, "the head's dashboard")
     nodes.append(
         start(
-            f"--address=127.0.0.1:{gcs}", f"--metrics-export-port={node_metrics}", environment=environment,
+            f"--address=127.0.0.1:{gcs}",
+            f"--metrics-export-port={node_metrics}",
+            environment=environment,
             log=logs / "node.log",
         )
-    )  # fmt: skip
+    )
     yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", (head_metrics, node_metrics), environment)
     for node in reversed(nodes):
         node.send_signal(signal.SIGTERM)
@@ -102,15 +117,28 @@ def wait_until(condition, timeout_s: float, what: str) -> None:
         time.sleep(0.5)
 
 
-def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, task, tmp_path):  # noqa: F811
+def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, task, tmp_path):
     command = [
-        RAY, "job", "submit", f"--address={cluster.dashboard}", f"--working-dir={REPOSITORY}", "--",
-        sys.executable, "-m", "cluster", "train", "configs/demo.yaml", "name=job", f"output_dir={tmp_path}",
-        f"model.path={task / 'model'}", f"data.path={task / 'train.jsonl'}", f"learner.steps={STEPS}",
+        RAY,
+        "job",
+        "submit",
+        f"--address={cluster.dashboard}",
+        f"--working-dir={REPOSITORY}",
+        "--",
+        sys.executable,
+        "-m",
+        "cluster",
+        "train",
+        "configs/demo.yaml",
+        "name=job",
+        f"output_dir={tmp_path}",
+        f"model.path={task / 'model'}",
+        f"data.path={task / 'train.jsonl'}",
+        f"learner.steps={STEPS}",
         "learner.batch_size=8",
         # Two ranks that may not share a node: the second node has to be there and to be used.
         "cluster.strategy=STRICT_SPREAD",
-    ]  # fmt: skip
+    ]
     log = tmp_path / "submit.log"
     job = subprocess.Popen(command, env=cluster.environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
     lines = tmp_path / "job" / "metrics.jsonl"
@@ -120,7 +148,7 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, ta
     asked = subprocess.run(more, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False)
 
     def shown() -> bool:
-        return any('sapo_loss{' in answers(f"http://127.0.0.1:{port}/metrics") for port in cluster.metrics)  # fmt: skip
+        return any("sapo_loss{" in answers(f"http://127.0.0.1:{port}/metrics") for port in cluster.reports.trackers)
 
     wait_until(lambda: shown() or job.poll() is not None, 120, "sapo_loss on a metrics port")
     figure_seen = shown()

@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from rank_group import (
+
+from contracts.errors import UserError
+from contracts.pair import PreferencePair, ReferenceScore, supervised
+from learner.config import ReferenceConfig
+from support.rank_group import (
     BATCH,
     BETA,
     DECAY,
@@ -26,11 +30,7 @@ from rank_group import (
     start,
     steps,
     weights,
-)  # fmt: skip
-
-from buffer.errors import UserError
-from buffer.record import PreferencePair, ReferenceScore, supervised
-from learner.config import ReferenceConfig
+)
 
 pytestmark = pytest.mark.slow
 
@@ -144,9 +144,9 @@ def train_in_bf16(rank: int, world: int, port: int, parts: dict[str, Any], out: 
     for _ in range(8):  # the same pairs each time: the loss has to fall
         pairs = make_pairs(0)
         losses.append(learner.step(share(pairs, rank, world), len(pairs)).metrics["loss"])
-    assert {m.dtype for m in learner.shards.masters} == {torch.float32}
-    assert {v.dtype for v in learner.average.values} == {torch.float32}
-    assert {v.dtype for v in learner.reference.values} == {torch.bfloat16}
+    assert {m.dtype for m in learner.zero.shards.masters} == {torch.float32}
+    assert {v.dtype for v in learner.zero.ema.values} == {torch.float32}
+    assert {v.dtype for v in learner.loss.reference.values} == {torch.bfloat16}
     # Rounded to bf16, the rotary frequencies would put far positions elsewhere than the engines do.
     assert learner.module.model.rotary_emb.inv_freq.dtype == torch.float32
     learner.export(out)
@@ -191,9 +191,9 @@ def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any]) ->
         wrong = PreferencePair(*(np.array([3, 500], np.int32),) * 2, 0, 2, np.array([4], np.int32), False)
         with pytest.raises(UserError, match="token id 500 is outside its vocabulary of 128"):
             learner.step([wrong], 2)
-    for parameter in learner.shards.masters:
+    for parameter in learner.zero.shards.masters:
         parameter.data.fill_(float("nan"))
-    learner.shards.reload()
+    learner.zero.shards.reload()
     with pytest.raises(UserError, match="the loss of step 5 is nan"):
         learner.step([pairs[rank]], 2)
     learner.shutdown()
@@ -208,7 +208,7 @@ def train_supervised(rank: int, world: int, port: int, parts: dict[str, Any], ou
     learner = start(rank, world, port, parts)
     rows = [supervised(i, p.prompt, p.chosen) for i, p in enumerate(make_pairs(0))]
     metrics = learner.step(share(rows, rank, world), len(rows)).metrics
-    assert learner.reference.values == []
+    assert learner.loss.reference.values == []
     if rank == 0:
         torch.save(metrics, out)
     learner.shutdown()
@@ -232,11 +232,24 @@ def falcon_h1(folder: Path) -> str:
 
     torch.manual_seed(0)
     config = FalconH1Config(
-        vocab_size=128, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.1, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2, mamba_d_ssm=48, mamba_n_heads=4, mamba_d_head=12, mamba_d_state=8, mamba_n_groups=1,
+        vocab_size=128,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.1,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        mamba_d_ssm=48,
+        mamba_n_heads=4,
+        mamba_d_head=12,
+        mamba_d_state=8,
+        mamba_n_groups=1,
         mamba_chunk_size=16,
-    )  # fmt: skip
+    )
     FalconH1ForCausalLM(config).save_pretrained(folder)
     return str(folder)
 
@@ -265,7 +278,7 @@ def observe_dropout(rank: int, world: int, port: int, parts: dict[str, Any], out
     assert report.metrics["loss"] > np.log(2) + 0.05, "dropout is off while training"
     assert learner.module.training
     scores = {pair.index: score.logps for pair, score in zip(mine, report.reference_scores, strict=True)}
-    held = sum(v.numel() * v.element_size() for v in learner.reference.values)
+    held = sum(v.numel() * v.element_size() for v in learner.loss.reference.values)
     torch.save((scores, held), f"{out}/{rank}.pt")
     learner.shutdown()
 

@@ -1,0 +1,1 @@
+"""One run's configuration: sections, rules across them, loading, messages about what is wrong."""

@@ -1,0 +1,1 @@
+"""Scores a model on prompts with a check of the user's own."""

@@ -1,0 +1,1 @@
+"""What a run shows: metrics, progress, samples, hints, the bottleneck report."""

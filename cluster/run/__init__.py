@@ -1,0 +1,1 @@
+"""One run: inputs, parts, the loop, what hangs on its moments."""

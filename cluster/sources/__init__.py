@@ -1,0 +1,1 @@
+"""Where the learner's batches come from: a dataset, a recording, the generation actors."""

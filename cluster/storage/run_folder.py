@@ -1,0 +1,102 @@
+"""The run folder: resolved config, metrics, samples, checkpoints, TensorBoard log."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from cluster.config.run_config import RunConfig
+from contracts.errors import UserError
+
+
+class RunFolder:
+    """``runs/NAME/`` on the machine of the driver."""
+
+    def __init__(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder.
+
+        Raises:
+            UserError: it holds a run already and neither ``resume`` nor ``overwrite`` is set, there is no checkpoint to
+                resume from, or it can't be written.
+        """
+        self.path = config.run_dir.absolute()
+        if resume and overwrite:
+            raise UserError("--resume and --overwrite exclude each other: go on with the run, or replace it")
+        if resume and self.newest_checkpoint() is None:
+            raise UserError(f"{config.run_dir}: --resume, but it holds no whole checkpoint; start without --resume")
+        started = (self.path / "metrics.jsonl").exists()
+        if started and not resume and not overwrite:
+            raise UserError(f"{config.run_dir}: holds a run already; give another name=, or --resume, or --overwrite")
+        try:
+            if started and overwrite:
+                shutil.rmtree(self.path)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            (self.path / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"output_dir {config.output_dir}: {error.filename} can't be written: {error.strerror}"
+            ) from error
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step}"
+
+    def newest_checkpoint(self) -> Path | None:
+        """The whole checkpoint of the highest step; unfinished ones carry another name."""
+        return max(self._whole(), key=_step_of, default=None)
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest ``keep`` checkpoints, and unfinished ones."""
+        for folder in sorted(self._whole(), key=_step_of)[:-keep]:
+            shutil.rmtree(folder)
+        for folder in self.checkpoints.glob("step-*.tmp"):
+            shutil.rmtree(folder)
+
+    def _whole(self) -> list[Path]:
+        return [p for p in self.checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
+
+    def keep_lines_below(self, name: str, step: int) -> None:
+        """Drop lines of a JSONL file after ``step``, as a resumed run writes them again, and a torn last line."""
+        path = self.path / name
+        if path.exists():
+            whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # what was being written has no line end
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def recording(self, first_step: int) -> Path:
+        """Where drawn pairs are recorded; a resumed run writes a file of its own."""
+        return self.path / (f"pairs-from-{first_step}.parquet" if first_step else "pairs.parquet")
+
+    def open_lines(self, name: str) -> JsonLines:
+        return JsonLines(self.path / name)
+
+
+class JsonLines:
+    """One JSON object a line, flushed as written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def as_yaml(config: RunConfig) -> str:
+    """The resolved config as YAML that ``load_config`` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))

@@ -1,0 +1,1 @@
+"""Processes on the cluster: placed, started, watched, replaced."""

@@ -1,0 +1,1 @@
+"""What is minimised: the objectives, and the reference that they compare with."""

@@ -1,0 +1,90 @@
+"""Loads the model that is trained: from a checkpoint or from scratch, whole or with LoRA adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from contracts.errors import UserError
+from learner.config import ModelConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(config: ModelConfig, seed: int) -> nn.Module:
+    """A causal language model in training mode, in the compute dtype.
+
+    The same on every rank: random weights are drawn from ``seed``.
+
+    Raises:
+        UserError: the path is no causal language model that transformers knows, or weights are missing.
+    """
+    dtype = DTYPES[config.dtype]
+    disable_progress_bar()  # every rank would draw its own
+    try:
+        if config.from_scratch:
+            torch.manual_seed(seed)
+            architecture = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+            # Not model.to(dtype): rotary frequencies must stay fp32.
+            model = AutoModelForCausalLM.from_config(
+                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
+            )
+        else:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                config.path, dtype=dtype, trust_remote_code=config.trust_remote_code, output_loading_info=True
+            )
+            model, report = loaded
+            _refuse_missing(config.path, report)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"model.path {config.path}: not loadable as a causal language model: {reason[:300]}") from error
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    torch.manual_seed(seed)
+    return _with_adapters(model, config) if config.lora else model
+
+
+def refuse_lengths(path: str, config: PreTrainedConfig, max_length: int) -> None:
+    """Raises:
+    UserError: sequences of ``max_length`` tokens are longer than the model's positions.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions and max_length > positions:
+        raise UserError(f"data.max_length {max_length}: {path} has max_position_embeddings {positions}; at most that")
+
+
+def _refuse_missing(path: str, report: dict[str, Any]) -> None:
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(f"model.path {path}: the checkpoint lacks {len(missing)} weights, the first is {missing[0]}")
+
+
+def _with_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    assert config.lora is not None
+    lora = config.lora
+    modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    if config.gradient_checkpointing:
+        # Checkpointed blocks see no trainable input otherwise: the embedding is frozen.
+        model.enable_input_require_grads()
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=modules,
+                task_type="CAUSAL_LM",
+            ),
+            autocast_adapter_dtype=False,  # their fp32 masters are DeepSpeed's
+        )
+    except ValueError as error:
+        raise UserError(f"model.lora.target_modules {lora.target_modules}: {str(error).splitlines()[0]}") from error

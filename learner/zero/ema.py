@@ -1,0 +1,25 @@
+"""The moving average of the policy on each rank's own shard: updated in place, without communication."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from learner.zero.shards import Shards
+
+
+class MovingAverage:
+    """average <- decay * average + (1 - decay) * policy after each optimizer step (SAPO, section 3.2).
+
+    ``values``: fp32, the shapes of ``Shards.masters``, on the masters' device.
+    """
+
+    def __init__(self, shards: Shards, decay: float) -> None:
+        self._shards, self._decay = shards, decay
+        self.values: list[Tensor] = shards.copy()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One fused pass over the shard."""
+        # lerp(a, b, 0) is a and lerp(a, b, 1) is b exactly, so decay 1 freezes and 0 follows.
+        torch._foreach_lerp_(self.values, [m.data for m in self._shards.masters], 1.0 - self._decay)

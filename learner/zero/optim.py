@@ -1,0 +1,79 @@
+"""Optimizer, learning-rate schedule and DeepSpeed configuration of a rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW with decoupled weight decay, or RMSprop (SAPO's DPO recipe)."""
+    if config.name == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, lr=config.lr, alpha=config.alpha, eps=config.eps, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+    )
+
+
+def warmup_steps(config: OptimizerConfig, total_steps: int) -> int:
+    """Optimizer steps of linear warm-up."""
+    return math.ceil(config.warmup_ratio * total_steps) if config.warmup_steps is None else config.warmup_steps
+
+
+def schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
+    """The factor on the peak rate at optimizer step s (from 0), as transformers' schedulers of the same names give it.
+
+    linear: (total - s) / (total - warm); cosine: half a cosine from 1 to 0; inverse_sqrt: sqrt(warm / s), with a time
+    scale of 10,000 steps where there is no warm-up; constant: 1. Before: s / warm.
+    """
+    warm = warmup_steps(config, total_steps)
+    scale = warm or 10_000
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return step / max(1, warm)
+        if config.schedule == "constant":
+            return 1.0
+        if config.schedule == "inverse_sqrt":
+            return 1.0 / math.sqrt((step + scale - warm) / scale)
+        done = (step - warm) / max(1, total_steps - warm)
+        if config.schedule == "cosine":
+            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))
+        return max(0.0, 1.0 - done)
+
+    return factor
+
+
+def effective_stage(model: ModelConfig, learner: LearnerConfig) -> int:
+    """bf16 needs fp32 master weights and fp32 sums of gradients; in DeepSpeed ZeRO 2 is the first that has both."""
+    return max(2, learner.zero_stage) if model.dtype == "bfloat16" else learner.zero_stage
+
+
+def deepspeed_config(model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig) -> dict[str, Any]:
+    """What ``deepspeed.initialize`` is given; accumulation boundaries are set by hand in the step."""
+    # Threshold 0: no parameter stays gathered between steps: learner/zero/shards.py changes them all in place.
+    zero: dict[str, Any] = {"stage": effective_stage(model, learner), "stage3_param_persistence_threshold": 0}
+    if learner.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optimizer.max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        # With False the optimizer that we pass is used as it is when its state is offloaded.
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 60,
+    }
+    if model.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+        # In bf16 the sum over micro-batches would depend on how many there are.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

@@ -1,0 +1,118 @@
+"""An engine whose layers take published weights directly computes as transformers does with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from actors.config import GenerationConfig
+from actors.generator import GenerationActor
+from actors.weights.direct_load import LiveWeights, _whole
+from support.engines import MAX_LENGTH, Sender, start_actor
+
+SEQUENCES = [np.random.default_rng(i).integers(3, 128, n).tolist() for i, n in enumerate((5, 60, 300))]
+SIZES = {"vocab_size": 130, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.08}
+LLAMA_SIZES = SIZES | {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 1024,
+}
+
+
+def inspected() -> type[GenerationActor]:
+    class Inspected(GenerationActor):  # here, so that its workers need not import this file
+        def route(self) -> str:
+            """How weights are loaded."""
+            (live,) = self._engine._engine._engine.collective_rpc(lambda w: w.weight_transfer_engine._live)
+            return "vllm's" if live is None else "packed" if live._packed else "copied"
+
+    return Inspected
+
+
+def llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**LLAMA_SIZES, tie_word_embeddings=True))
+
+
+def qwen2():
+    """Biases, which come between the weights that a layer holds together."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(**LLAMA_SIZES, tie_word_embeddings=True))
+
+
+def qwen3():
+    """Norms inside the attention, and a head of its own."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM(Qwen3Config(**LLAMA_SIZES, tie_word_embeddings=False))
+
+
+def gpt2():
+    """Weights lie the other way round, though names and, where square, shapes agree: left to vLLM's own reload."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(**SIZES, n_embd=64, n_layer=2, n_head=2, n_positions=MAX_LENGTH, n_inner=160))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "packed", "route"),
+    [
+        (llama, True, "packed"),
+        (llama, False, "copied"),
+        (qwen2, True, "packed"),
+        (qwen3, True, "packed"),
+        (gpt2, True, "vllm's"),
+    ],
+)
+def test_every_version_arrives_whole(ray_local, tmp_path: Path, make: Callable, packed: bool, route: str):
+    torch.manual_seed(0)
+    make().save_pretrained(tmp_path)
+    sender = Sender.remote(str(tmp_path), "shm")
+    actor = start_actor("a", str(tmp_path), "shm", GenerationConfig(packed_weights=packed), kind=inspected())
+    ray.get([sender.retarget.remote({"a": actor}), actor.ready.remote()])
+    before = ray.get(actor.score.remote(SEQUENCES))
+    for version in (1, 2, 3):
+        ray.get(sender.stage.remote(version))
+        (ack,) = ray.get(sender.send.remote())
+        assert not ack.error
+        assert ray.get(actor.route.remote()) == route
+        found, expected = ray.get([actor.score.remote(SEQUENCES), sender.logps.remote(SEQUENCES)])
+        for ours, theirs, old in zip(found, expected, before, strict=True):
+            assert np.abs(ours - theirs).max() < 1e-4
+            assert np.abs(ours - old).max() > 0.1
+        before = found
+    for handle in (actor, sender):
+        ray.kill(handle)
+
+
+class Deriving(torch.nn.Linear):
+    """As vLLM's multi-head latent attention: it computes with something made from its weights."""
+
+    def process_weights_after_loading(self) -> None: ...
+
+
+def test_a_layer_that_derives_something_from_its_weights_is_left_to_vllm():
+    assert LiveWeights.of(torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)), ["0.weight"])
+    assert not LiveWeights.of(torch.nn.Sequential(Deriving(2, 2, bias=False)), ["0.weight"])
+
+
+def test_parts_that_lie_side_by_side_are_not_copied():
+    memory = torch.arange(24.0)
+    a, b, c = memory[:8].view(2, 4), memory[8:12].view(1, 4), memory[16:24].view(2, 4)
+    published = {"a": a, "b": b, "c": c}
+    assert _whole(published, ("a", "b")).data_ptr() == a.data_ptr()
+    assert _whole(published, ("a", "c")).data_ptr() != a.data_ptr()
+    for sources in (("a",), ("a", "b"), ("a", "c"), ("b", "a"), ("a", "b", "c")):
+        assert torch.equal(_whole(published, sources), torch.cat([published[name] for name in sources]))

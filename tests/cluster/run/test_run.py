@@ -1,0 +1,183 @@
+"""Whole runs on the real stack: Ray, two DeepSpeed ranks, vLLM actors, the buffer, and weights flowing back."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from cluster.config.run_config import RunConfig, validate_config
+from cluster.run.loop import RunResult, train
+from cluster.storage.recording import read_batches
+from cluster.workers.control import find_control
+
+pytestmark = pytest.mark.slow
+
+STEPS, BATCH = 8, 8
+TIMES = ("time/", "buffer/blocked")
+
+
+def config(task: Path, output: Path, name: str, **changes: Any) -> RunConfig:
+    values: dict[str, Any] = {
+        "name": name,
+        "output_dir": str(output),
+        "model": {"path": str(task / "model"), "dtype": "float32"},
+        "data": {"path": str(task / "train.jsonl"), "max_length": 32, "max_prompt_length": 16},
+        "objective": {"name": "dpo"},
+        "reference": {"mode": "ema", "interval": 3},
+        "generation": {"segment_length": 3, "max_concurrent_requests": 16},
+        "buffer": {"capacity": 24},
+        "optimizer": {"lr": 1e-3, "warmup_steps": 0},
+        "learner": {"ranks": 2, "zero_stage": 3, "batch_size": BATCH, "steps": STEPS, "tokens_per_batch": 256},
+        "weights": {"max_staleness": 0, "canary_every": 3},
+        "logging": {"record_pairs": True, "samples_every": 4},
+        "checkpoint": {"every": 4, "keep": 5},
+    }
+    for section, change in changes.items():
+        values[section] = values.get(section, {}) | change
+    return validate_config(values, "test")
+
+
+def metrics(result: RunResult) -> list[dict[str, Any]]:
+    lines = (result.folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(TIMES)} for line in lines]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(a: RunResult, b: RunResult) -> bool:
+    pairs = [(weights(getattr(a, which)), weights(getattr(b, which))) for which in ("policy", "ema")]
+    return all(torch.equal(x[name], y[name]) for x, y in pairs for name in x)
+
+
+@pytest.fixture(scope="module")
+def lockstep(ray_local, task, tmp_path_factory) -> RunResult:
+    return train(config(task, tmp_path_factory.mktemp("runs"), "one"))
+
+
+def test_lockstep_is_the_same_on_two_actors_and_four_shards(lockstep, task, tmp_path):
+    other = train(config(task, tmp_path, "other", generation={"actors": 2}, buffer={"capacity": 24, "shards": 4}))
+    assert metrics(other) == metrics(lockstep)
+    assert same_weights(other, lockstep)
+    ours, theirs = (read_batches(run.folder / "pairs.parquet") for run in (other, lockstep))
+    flat = [[p for batch in batches for p in batch] for batches in (ours, theirs)]
+    assert [(p.index, p.start, p.replacement.tolist(), p.versions.tolist()) for p in flat[0]] == [
+        (p.index, p.start, p.replacement.tolist(), p.versions.tolist()) for p in flat[1]
+    ]
+
+
+def test_resuming_lockstep_gives_the_run_that_would_have_been(lockstep, task, tmp_path):
+    cut = tmp_path / "one"
+    shutil.copytree(lockstep.folder, cut)
+    shutil.rmtree(cut / "checkpoints" / f"step-{STEPS}")
+    resumed = train(config(task, tmp_path, "one"), resume=True)
+    assert metrics(resumed) == metrics(lockstep)
+    assert same_weights(resumed, lockstep)
+
+
+def test_run_folder_holds_what_was_promised(lockstep):
+    assert [m["step"] for m in metrics(lockstep)] == list(range(1, STEPS + 1))
+    first = json.loads((lockstep.folder / "metrics.jsonl").read_text().splitlines()[0])
+    promised = {
+        "step",
+        "loss",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+        "grad_norm",
+        "lr",
+        "pairs/inserted",
+        "pairs/drawn",
+        "pairs/identical_fraction",
+        "staleness/mean",
+        "staleness/max",
+        "buffer/size",
+        "time/step_s",
+        "time/learner_idle_s",
+        "tokens/trained",
+        "tokens/generated",
+        "weights/version",
+        "pairs/eos_fraction",
+        "pairs/edit_distance",
+        "pairs/length_difference",
+        "age/pairs_mean",
+        "draws/mean",
+    }
+    assert promised <= first.keys()
+    assert first["loss"] == pytest.approx(0.6931, abs=1e-3)  # policy and reference are the same before the first step
+    last = metrics(lockstep)[-1]
+    assert last["staleness/max"] == 0
+    assert last["buffer/size"] <= 24
+    samples = [json.loads(line) for line in (lockstep.folder / "samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} == {4, 8}
+    assert all("⟦" in sample["chosen"] and "⟦" in sample["rejected"] for sample in samples)
+    assert list((lockstep.folder / "tensorboard").iterdir())
+    canary = [m["weights/canary_nats"] for m in metrics(lockstep) if "weights/canary_nats" in m]
+    assert len(canary) >= 2 and max(canary) < 1e-3
+    assert sorted(p.name for p in (lockstep.folder / "checkpoints").iterdir()) == ["step-4", "step-8"]
+
+
+def test_the_verdict_leaves_out_how_long_everything_took_to_start(lockstep):
+    lines = [json.loads(line) for line in (lockstep.folder / "metrics.jsonl").read_text().splitlines()]
+    steps_s, idle_s = (sum(line[name] for line in lines[1:]) for name in ("time/step_s", "time/learner_idle_s"))
+    said = re.match(r"learner idle (\d+)%", lockstep.verdict)
+    assert said
+    # The time between the steps counts too, so that the share is that of the steps or less.
+    assert 0 < int(said[1]) / 100 <= idle_s / steps_s + 0.01
+    assert lines[0]["time/learner_idle_s"] > idle_s  # what must not count would have been seen
+
+
+def test_replay_of_recorded_pairs_needs_no_engine_and_gives_the_same_policy(lockstep, task, tmp_path):
+    recorded = lockstep.folder / "pairs.parquet"
+    replayed = train(
+        config(task, tmp_path, "replay")
+        .model_copy(update={"method": "replay"})
+        .model_copy(update={"data": config(task, tmp_path, "replay").data.model_copy(update={"path": str(recorded)})})
+    )
+    assert [m["loss"] for m in metrics(replayed)] == [m["loss"] for m in metrics(lockstep)]
+    assert same_weights(replayed, lockstep)
+
+
+def test_overlapped_run_survives_an_actor_and_grows_on_request(ray_local, task, tmp_path):
+    run = config(
+        task,
+        tmp_path,
+        "overlap",
+        weights={"max_staleness": 2},
+        learner={"steps": 60, "zero_stage": 2},
+        checkpoint={"every": 0},
+        objective={"name": "orpo"},
+        reference={"mode": "none"},
+    )
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(train, run)
+        lines = tmp_path / "overlap" / "metrics.jsonl"
+        while not (running.done() or (lines.exists() and len(lines.read_text().splitlines()) >= 3)):
+            time.sleep(0.1)
+        ray.kill(ray.get_actor("overlap-actor-0", namespace="sapo"))
+        ray.get(find_control("overlap").want_actors.remote(1))
+        result = running.result()
+    history = metrics(result)
+    assert [m["step"] for m in history] == list(range(1, 61))
+    assert max(m["staleness/max"] for m in history) <= 2
+    assert max(m["staleness/max"] for m in history) > 0
+    # Whoever wrote a pair: the replacement did, and so did the one that joined.
+    batches = read_batches(result.folder / "pairs.parquet")
+    assert {pair.actor for batch in batches for pair in batch} >= {"actor-0", "actor-1", "actor-2"}
+    last = history[-1]
+    assert last["pairs/inserted"] + last["pairs/identical"] >= 60 * BATCH

@@ -1,0 +1,187 @@
+"""What we rely on in vLLM's weight transfer and engine, so that a release that changes it fails here and says where.
+
+Nothing is computed by an engine; the NCCL backend's own two ends run over a communicator in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import queue
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from vllm.distributed.weight_transfer import base, ipc_engine, nccl_engine
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.engine.arg_utils import EngineArgs
+from vllm.outputs import CompletionOutput
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from actors.inprocess import InProcessEngine
+from actors.weights import receivers as receive
+from actors.weights.digest import DigestingIpc, DigestingNccl
+from cluster.weights import senders as trainer
+from cluster.weights.client import ActorsClient
+from cluster.weights.staging import Slot
+
+
+def names_of(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def fields_of(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize("backend", ["shm", "gloo", "nccl", "ipc"])
+def test_both_ends_of_every_backend_are_registered(backend):
+    assert backend in WeightTransferTrainerFactory._registry
+    assert receive.receiver_of(backend) in WeightTransferEngineFactory._registry
+    assert issubclass(WeightTransferEngineFactory._registry[receive.receiver_of(backend)](), base.WeightTransferEngine)
+
+
+@pytest.mark.parametrize("ours", [receive.SharedMemoryReceiver, receive.GlooReceiver, DigestingNccl, DigestingIpc])
+def test_receivers_define_all_that_vllm_calls(ours):
+    assert not inspect.isabstract(ours)
+    assert issubclass(ours, base.WeightTransferEngine)
+    assert names_of(base.WeightTransferEngine.__init__) == {"self", "config", "vllm_config", "device", "model"}
+
+
+@pytest.mark.parametrize("ours", [trainer.SharedMemorySender, trainer.GlooSender])
+def test_senders_define_all_that_vllm_calls(ours):
+    assert not inspect.isabstract(ours)
+    assert {"client", "source", "is_sender"} <= names_of(base.TrainerWeightTransferEngine.__init__)
+    assert names_of(ours.trainer_init) == names_of(base.TrainerWeightTransferEngine.trainer_init)
+
+
+def test_the_client_is_vllms_protocol():
+    calls = {name for name in vars(base.VLLMWeightSyncClient) if not name.startswith("_")}
+    assert calls == {
+        "init_weight_transfer_engine",
+        "start_weight_update",
+        "update_weights",
+        "finish_weight_update",
+    }
+    assert isinstance(ActorsClient({}, 1, 1.0), base.VLLMWeightSyncClient)
+
+
+def test_a_slot_is_vllms_source():
+    assert base.WeightSource.__abstractmethods__ == {"metadata", "__iter__"}
+    assert not inspect.isabstract(Slot)
+
+
+def test_gpu_senders_take_what_we_give_them():
+    nccl, ipc = fields_of(nccl_engine.NCCLTrainerInitInfo), fields_of(ipc_engine.IPCTrainerInitInfo)
+    assert {"master_address", "master_port", "world_size", "rank", "packed"} <= nccl
+    assert {"packed", "rank"} <= ipc
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("generate", {"prompt", "sampling_params", "request_id"}),
+        ("pause_generation", {"mode", "clear_cache"}),
+        ("resume_generation", set()),
+        ("init_weight_transfer_engine", {"request"}),
+        ("shutdown_weight_transfer_engine", set()),
+        ("start_weight_update", set()),
+        ("update_weights", {"request"}),
+        ("finish_weight_update", {"weight_version"}),
+        ("sleep", {"level"}),
+        ("wake_up", set()),
+        ("shutdown", set()),
+    ],
+)
+def test_the_engine_in_process_has_the_names_of_vllms_asynchronous_one(method, parameters):
+    for engine in (AsyncLLM, InProcessEngine):
+        assert parameters <= names_of(getattr(engine, method))
+        needed = {
+            name
+            for name, p in inspect.signature(getattr(engine, method)).parameters.items()
+            if p.default is inspect.Parameter.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        }
+        assert needed <= parameters | {"self"}
+
+
+def test_the_engine_keeps_what_the_one_in_process_reaches_into():
+    assert {"pause_scheduler", "resume_scheduler", "shutdown"} <= set(dir(EngineCore))
+    assert {"add_request", "step", "collective_rpc", "set_weight_version", "sleep", "wake_up"} <= set(dir(LLMEngine))
+    assert {"mode", "clear_cache"} <= names_of(EngineCore.pause_scheduler)
+
+
+def test_outputs_say_which_weights_wrote_which_tokens():
+    assert {"token_ids", "logprobs", "weight_versions"} <= fields_of(CompletionOutput)
+    assert {"skip_tokenizer_init", "weight_transfer_config", "worker_extension_cls"} <= fields_of(EngineArgs)
+
+
+class InMemory:
+    """Rank 0's broadcasts, in order, for one receiver."""
+
+    def __init__(self) -> None:
+        self.sent: queue.Queue[torch.Tensor] = queue.Queue()
+
+    def sender(self) -> SimpleNamespace:
+        return SimpleNamespace(broadcast=lambda tensor, **_: self.sent.put(tensor.clone()), destroy=lambda: None)
+
+    def receiver(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            broadcast=lambda tensor, **_: tensor.copy_(self.sent.get(timeout=60)), destroy=lambda: None
+        )
+
+
+class Worker:
+    """vLLM's NCCL receiver behind the four calls, without Ray and engine."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, torch.Tensor] = {}
+        self.calls: list[str] = []
+        model = SimpleNamespace(load_weights=lambda weights: self.loaded.update((n, w.clone()) for n, w in weights))
+        vllm_config: Any = SimpleNamespace(parallel_config=None, model_config=None)
+        self.engine = DigestingNccl(None, vllm_config, torch.device("cpu"), model)
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.calls.append("init")
+        self.rank_offset = init_info["rank_offset"]
+        self.engine.init_transfer_engine(self.engine.parse_init_info(init_info))
+
+    def start_weight_update(self) -> None:
+        self.calls.append("start")
+        with mock.patch.object(nccl_engine.NCCLWeightTransferEngine, "start_weight_update"):  # there are no layers
+            self.engine.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.calls.append("update")
+        self.engine.receive_weights(self.engine.parse_update_info(update_info))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self.calls.append("finish")
+
+
+def test_vllms_nccl_ends_carry_a_staged_version():
+    """One broadcast a tensor: the packed form needs CUDA streams."""
+    weights = {"a": torch.randn(3, 5), "b.c": torch.randn(7).bfloat16(), "d": torch.randn(2, 2, 2)}
+    slot = Slot(shared=False)
+    slot.fill(4, [(name, w.dtype, tuple(w.shape)) for name, w in weights.items()], [list(weights.items())])
+    wire, worker = InMemory(), Worker()
+    with (
+        mock.patch.object(nccl_engine, "open_trainer_endpoint", lambda info: wire.sender()),
+        mock.patch.object(nccl_engine, "worker_init_process_group", lambda info, parallel: wire.receiver()),
+        mock.patch.object(torch.cuda, "current_stream", lambda: None),
+    ):
+        init = nccl_engine.NCCLTrainerInitInfo(
+            rank=0, master_address="127.0.0.1", master_port=1, world_size=2, packed=False
+        )
+        sender = WeightTransferTrainerFactory.trainer_init(init, client=worker, source=slot)
+        for _ in range(2):
+            sender.send_weights()
+    assert worker.calls == ["init", *["start", "update", "finish"] * 2]
+    assert worker.rank_offset == 1
+    assert worker.loaded.keys() == weights.keys()
+    for name, weight in weights.items():
+        assert worker.loaded[name].dtype == weight.dtype
+        assert torch.equal(worker.loaded[name], weight)

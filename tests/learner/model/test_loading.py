@@ -1,0 +1,71 @@
+"""What is loaded, and that what can't be is refused in one line that names the path."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from contracts.errors import UserError
+from learner.config import LoraConfig, ModelConfig
+from learner.model.forward import causal_model
+from learner.model.loading import load_model, refuse_lengths
+
+
+def test_random_weights_are_those_of_the_seed(tiny_llama):
+    config = ModelConfig(path=tiny_llama, dtype="float32", from_scratch=True)
+    first, second, other = (load_model(config, seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_bf16_leaves_rotary_frequencies_in_fp32(from_scratch, tiny_llama):
+    model = load_model(ModelConfig(path=tiny_llama, dtype="bfloat16", from_scratch=from_scratch), 0)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert causal_model(model).model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def broken(source: str, target: Path, **changes: object) -> str:
+    """A copy of a model folder with other values in its config."""
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text()) | changes
+    (target / "config.json").write_text(json.dumps(config))
+    return str(target)
+
+
+def refusal(config: ModelConfig) -> str:
+    with pytest.raises(UserError) as refused:
+        load_model(config, 0)
+    message = str(refused.value)
+    assert config.path in message
+    assert "\n" not in message
+    return message
+
+
+def test_refusals_name_the_path_and_the_cause(tiny_llama, tmp_path):
+    assert "not loadable" in refusal(ModelConfig(path=str(tmp_path / "nowhere")))
+    assert "t5" in refusal(ModelConfig(path=broken(tiny_llama, tmp_path / "t5", model_type="t5"))).lower()
+    assert "not loadable" in refusal(ModelConfig(path=broken(tiny_llama, tmp_path / "wide", vocab_size=300)))
+    deeper = refusal(ModelConfig(path=broken(tiny_llama, tmp_path / "deep", num_hidden_layers=3)))
+    assert "lacks 9 weights" in deeper
+    assert "model.layers.2" in deeper
+    cut = broken(tiny_llama, tmp_path / "cut")
+    weights = Path(cut) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "not loadable" in refusal(ModelConfig(path=cut))
+
+
+def test_adapters_on_layers_that_the_model_lacks_are_refused(tiny_llama):
+    with pytest.raises(UserError, match=r"target_modules .*query"):
+        load_model(ModelConfig(path=tiny_llama, lora=LoraConfig(target_modules=("query",))), 0)
+
+
+def test_sequences_longer_than_the_positions_are_refused(tiny_llama):
+    config = causal_model(load_model(ModelConfig(path=tiny_llama), 0)).config
+    refuse_lengths(tiny_llama, config, 1024)
+    with pytest.raises(UserError, match=r"data.max_length 1025: .* max_position_embeddings 1024"):
+        refuse_lengths(tiny_llama, config, 1025)

@@ -1,0 +1,55 @@
+"""Schedules against transformers' own, and what DeepSpeed is told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
+from learner.zero.optim import deepspeed_config, effective_stage, make_optimizer, schedule
+
+TOTAL = 60
+TRANSFORMERS_NAME = {"constant": "constant_with_warmup"}
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "inverse_sqrt", "constant"])
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_schedule_equals_transformers(name, warmup):
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_scheduler(TRANSFORMERS_NAME.get(name, name), optimizer, warmup, TOTAL)
+    ours = schedule(OptimizerConfig(schedule=name, warmup_steps=warmup), TOTAL)
+    for step in range(TOTAL + 5):
+        assert ours(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
+        optimizer.step()
+        theirs.step()
+
+
+def test_warmup_ratio_is_a_share_of_all_steps_and_warmup_steps_override_it():
+    by_ratio = schedule(OptimizerConfig(schedule="constant", warmup_ratio=0.1), TOTAL)
+    assert [by_ratio(s) for s in (0, 3, 6)] == [0.0, 0.5, 1.0]
+    by_steps = schedule(OptimizerConfig(schedule="constant", warmup_ratio=0.5, warmup_steps=2), TOTAL)
+    assert [by_steps(s) for s in (0, 1, 2)] == [0.0, 0.5, 1.0]
+
+
+def test_optimizers_take_every_setting():
+    parameter = [torch.nn.Parameter(torch.zeros(1))]
+    common = {"lr": 0.3, "eps": 1e-5, "weight_decay": 0.2}
+    adamw = make_optimizer(OptimizerConfig(name="adamw", betas=(0.8, 0.9), **common), parameter)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert {"betas": (0.8, 0.9), **common}.items() <= adamw.defaults.items()
+    rmsprop = make_optimizer(OptimizerConfig(name="rmsprop", alpha=0.7, **common), parameter)
+    assert isinstance(rmsprop, torch.optim.RMSprop)
+    assert {"alpha": 0.7, **common}.items() <= rmsprop.defaults.items()
+
+
+def test_bf16_has_masters_and_gradient_sums_in_fp32_at_every_stage():
+    bf16, fp32 = ModelConfig(path="m", dtype="bfloat16"), ModelConfig(path="m", dtype="float32")
+    assert [effective_stage(fp32, LearnerConfig(zero_stage=s)) for s in range(4)] == [0, 1, 2, 3]
+    assert [effective_stage(bf16, LearnerConfig(zero_stage=s)) for s in range(4)] == [2, 2, 2, 3]
+    config = deepspeed_config(bf16, LearnerConfig(), OptimizerConfig(max_grad_norm=0.5))
+    assert config["bf16"] == {"enabled": True}
+    assert config["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert config["gradient_clipping"] == 0.5
+    assert "bf16" not in deepspeed_config(fp32, LearnerConfig(), OptimizerConfig())

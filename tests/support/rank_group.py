@@ -1,0 +1,139 @@
+"""What the tests of a DeepSpeed group share: pairs, config sections, and processes that run a rank each."""
+
+from __future__ import annotations
+
+import os
+import socket
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.multiprocessing as mp
+
+from contracts.pair import PreferencePair
+from learner.config import EmaConfig, LearnerConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, ReferenceConfig
+
+STEPS, BATCH = 20, 6
+DECAY, LR, BETA = 0.5, 1e-3, 0.1
+
+
+def make_pairs(seed: int, count: int = BATCH) -> list[PreferencePair]:
+    draw = np.random.default_rng(seed)
+
+    def tokens(n: int) -> np.ndarray:
+        return draw.integers(3, 128, n).astype(np.int32)
+
+    pairs = []
+    for index in range(count):
+        a, b, c = draw.integers(0, 12, 3)
+        chosen = tokens(a + b + c + 1)
+        replacement = tokens(int(draw.integers(1, 12)))
+        pairs.append(PreferencePair(tokens(8), chosen, int(a), int(a + b), replacement, bool(index % 2), index=index))
+    return pairs
+
+
+def sections(folder: str, **changes: Any) -> dict[str, Any]:
+    """Arguments of ``LearnerRank``; ``changes`` by section."""
+    parts: dict[str, Any] = {
+        "model": ModelConfig(path=folder, dtype="float32"),
+        "objective": ObjectiveConfig(name="dpo", beta=BETA),
+        "reference": ReferenceConfig(mode="initial"),
+        "optimizer": OptimizerConfig(lr=LR, schedule="constant", warmup_steps=0, max_grad_norm=1.0),
+        "learner": LearnerConfig(ranks=2, batch_size=BATCH, tokens_per_batch=1024, self_check=True),
+        "ema": EmaConfig(decay=DECAY),
+        "max_length": 256,
+        "total_steps": STEPS,
+        "seed": 0,
+    }
+    for name, change in changes.items():
+        parts[name] = parts[name].model_copy(update=change)
+    return parts
+
+
+# What a rank imports takes longer than what the tests have it do: a server imports it once and forks the ranks.
+mp.set_forkserver_preload(
+    [
+        "pytest",
+        "transformers.models.llama.modeling_llama",
+        "peft",
+        "learner.rank",
+        "deepspeed.runtime.zero.stage3",
+        "deepspeed.runtime.zero.muon.muon_optimizer",
+    ]
+)
+
+
+def in_group(world: int, body: Any, *arguments: Any) -> None:
+    """Run ``body(rank, world, port, *arguments)`` in ``world`` fresh processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # DeepSpeed looks for its device when it is imported, in the server.
+    with mock.patch.dict(os.environ, DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"):
+        mp.start_processes(body, (world, port, *arguments), nprocs=world, start_method="forkserver")
+
+
+def start(rank: int, world: int, port: int, parts: dict[str, Any]) -> Any:
+    from learner.rank import LearnerRank
+
+    learner = LearnerRank(rank, world, **parts)
+    learner.rendezvous("127.0.0.1", port)
+    learner.setup()
+    return learner
+
+
+def share(pairs: list[PreferencePair], rank: int, world: int) -> list[PreferencePair]:
+    from learner.model.packing import split_by_cost
+
+    return [pairs[i] for i in split_by_cost(pairs, world)[rank]]
+
+
+def steps(learner: Any, first: int, last: int) -> list[dict[str, float]]:
+    """Metrics of the steps [first, last), each on pairs of its own."""
+    history = []
+    for step in range(first, last):
+        pairs = make_pairs(step)
+        history.append(learner.step(share(pairs, learner.rank, learner.world_size), len(pairs)).metrics)
+    return history
+
+
+class Recorder:
+    """A publisher that keeps what it is handed, and how many elements ZeRO-3 had gathered at most meanwhile."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self.seen: dict[str, Any] = {}
+
+    def stage(self, version: int, metadata: list, layers: Any) -> None:
+        kept, most = {}, 0
+        for name, tensor in chain.from_iterable(layers):
+            kept[name] = tensor.detach().clone()
+            # Under ZeRO-3 a parameter has elements only while it is gathered.
+            whole = [p for p in self._module.parameters() if hasattr(p, "ds_tensor")]
+            most = max(most, sum(p.numel() for p in whole))
+        self.seen = {"version": version, "metadata": metadata, "weights": kept, "most_gathered": most}
+
+    def shutdown(self) -> None:
+        pass
+
+
+def weights(folder: Path | str) -> dict[str, torch.Tensor]:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert (value - theirs[name]).abs().max() <= tolerance, name
+
+
+def plain_logps(model: torch.nn.Module, prompt: np.ndarray, response: np.ndarray) -> torch.Tensor:
+    """[response tokens]: by one forward of transformers, nothing shared."""
+    ids = torch.from_numpy(np.concatenate((prompt, response)).astype(np.int64))[None]
+    logps = model(ids).logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    return logps[len(prompt) - 1 :]

@@ -12,13 +12,13 @@ class Shares:
 
     wall_s: float
     learner_busy_s: float
-    """Forward, backward, optimizer, average."""
+    """Forward, backward, optimizer, EMA."""
     draw_wait_s: float = 0.0
     """The learner waited for pairs."""
     weights_wait_s: float = 0.0
     """The learner waited for actors to acknowledge weights (the staleness bound)."""
     publish_s: float = 0.0
-    """The learner stood still while the average was gathered."""
+    """The learner stood still while the EMA was gathered."""
     actor_wait_s: float = 0.0
     """Actors waited for the limiter, averaged over the actors."""
     actors: int = 0
@@ -40,7 +40,7 @@ class Shares:
         return min(1.0, self.actor_wait_s / self.wall_s) if self.wall_s else 0.0
 
 
-def verdict(shares: Shares, *, lockstep: bool) -> str:
+def bottleneck(shares: Shares, *, lockstep: bool) -> str:
     """One sentence with the numbers and what would help."""
     if shares.actors == 0:
         return f"learner busy {shares.learner_busy_s / max(shares.wall_s, 1e-9):.0%} of the time"

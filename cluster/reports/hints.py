@@ -14,14 +14,14 @@ CLEAR = 3.0
 
 
 class Hints:
-    """Watches metrics step by step; says each hint once per run."""
+    """Watches metrics step by step; gives each hint once per run."""
 
-    def __init__(self, say: Callable[[str], None], window: int = WINDOW) -> None:
-        self._say = say
+    def __init__(self, log: Callable[[str], None], window: int = WINDOW) -> None:
+        self._log = log
         self._recent: deque[Mapping[str, float]] = deque(maxlen=window)
-        self._said: set[str] = set()
+        self._given: set[str] = set()
 
-    def see(self, metrics: Mapping[str, float]) -> None:
+    def observe(self, metrics: Mapping[str, float]) -> None:
         """Take in one step's metrics."""
         self._recent.append(metrics)
         if len(self._recent) < (self._recent.maxlen or 0):
@@ -31,12 +31,12 @@ class Hints:
             self._hint(
                 "identical",
                 f"hint: {fmean(identical):.0%} of the segments equal the originals and are dropped; "
-                "the average has nearly memorised the data, so little is learned per generated token",
+                "the EMA has nearly memorised the data, so little is learned per generated token",
             )
         if not self._values("rewards/margins"):
             return
         if self._trend("rewards/margins") > CLEAR:
-            self._see_falling()
+            self._check_falling()
         accuracies = self._values("rewards/accuracies")
         if accuracies and fmean(accuracies) > 0.99:
             self._hint(
@@ -44,7 +44,7 @@ class Hints:
                 "hint: rewards/accuracies stays above 0.99: the margins are saturated, most pairs teach nothing more",
             )
 
-    def _see_falling(self) -> None:
+    def _check_falling(self) -> None:
         """Both responses become less likely while the margin grows."""
         newest = self._recent[-1]
         if "logratios/segment_margin" in newest:
@@ -85,6 +85,6 @@ class Hints:
         return values if len(values) == len(self._recent) else []
 
     def _hint(self, key: str, text: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            self._say(text)
+        if key not in self._given:
+            self._given.add(key)
+            self._log(text)

@@ -1,4 +1,4 @@
-"""Says what the pairs of a batch are like: how far B' is from B, and how old the pairs are."""
+"""Says what the pairs of a batch are like: how far the new segment B' is from the original B."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from contracts.pair import PreferencePair
 
 
 def pair_quality(pairs: Sequence[PreferencePair]) -> dict[str, float]:
-    """Means over a batch of written pairs.
+    """Means over a batch of generated pairs.
 
     ``pairs/eos_fraction``: share whose B' ends the response. ``pairs/edit_distance``: token-level
     Levenshtein distance of B and B', and ``pairs/edit_fraction`` the same over the longer of the two.
     ``pairs/length_difference``: len(B') - len(B) in tokens. ``pairs/replacement_logprob``: mean
-    log-probability in nats per token of B' under its writer.
+    log-probability in nats per token of B' under the weights that generated it.
     """
     if not pairs:
         return {}
@@ -32,26 +32,3 @@ def pair_quality(pairs: Sequence[PreferencePair]) -> dict[str, float]:
     if logprobs:
         metrics["pairs/replacement_logprob"] = float(np.mean(logprobs))
     return metrics
-
-
-def readable(pair: PreferencePair, decode, step: int) -> dict[str, object]:
-    """One pair as a person reads it, segments between ⟦ and ⟧.
-
-    ``decode`` turns int32 token ids into text.
-    """
-    a, c = decode(pair.prefix), decode(pair.suffix)
-    kept = c if pair.suffix_kept else ""
-    return {
-        "step": step,
-        "index": pair.index,
-        "row": pair.row,
-        "version": pair.version,
-        "actor": pair.actor,
-        "cut": [pair.start, pair.end],
-        "prompt": decode(pair.prompt),
-        "chosen": f"{a}⟦{decode(pair.segment)}⟧{c}",
-        "rejected": f"{a}⟦{decode(pair.replacement)}⟧{kept}",
-        "ended": pair.ended,
-        "suffix_kept": pair.suffix_kept,
-        "replacement_logprob": None if np.isnan(pair.mean_logprob) else round(pair.mean_logprob, 4),
-    }

@@ -1,19 +1,21 @@
-"""Generation alone: actors write pairs with the starting model, and a file keeps them."""
+"""Generation alone: actors make pairs with the starting model, and a file keeps them."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
 
-from rich.console import Console
-
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
-from cluster.data.table import load_table
+from cluster.reports.run_log import RunLog
+from cluster.run.inputs import read_inputs
 from cluster.storage.recording import PairRecorder
 from cluster.workers.actor_factory import ActorFactory
-from cluster.workers.actor_pool import Fleet
-from cluster.workers.ray_session import needed_cpus, ray_cluster
+from cluster.workers.actor_pool import ActorPool
+from cluster.workers.failure_policy import FailurePolicy, Limits
+from cluster.workers.ray_calls import wait_for
+from cluster.workers.ray_session import ray_session
+from cluster.workers.resources import needed_cpus
 from contracts.errors import UserError
 
 AHEAD_STEPS = 8
@@ -30,30 +32,33 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
     """
     if config.method != "sapo":
         raise UserError(f"method {config.method}: only method sapo generates pairs")
-    table, tokenizer, report = load_table(config.data, config.model, config.method)
-    say = Console(stderr=True).print
-    say(str(report))
+    inputs = read_inputs(config)
     with ExitStack() as stack:
-        hardware = stack.enter_context(ray_cluster(config.cluster, needed_cpus(config)))
+        log = RunLog(config.name)
+        stack.callback(log.close)
+        log.logger.info(inputs.report)
+        hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         once = config.buffer.model_copy(update={"max_draws": 1, "min_size": 0})
+        batch_size = config.learner.batch_size
         buffer = ReplayBuffer.start(
             once,
             seed=config.seed,
-            batch_size=config.learner.batch_size,
-            inserts_per_step=config.learner.batch_size,
+            batch_size=batch_size,
+            inserts_per_step=batch_size,
             ordered=True,
             ahead=AHEAD_STEPS,
             behind=0,
         )
         stack.callback(buffer.shutdown)
-        fleet = Fleet(ActorFactory.of(config, hardware, table, tokenizer.eos_token_id, buffer), buffer, say)
-        stack.callback(fleet.shutdown)
-        fleet.add(config.generation.actors)
+        factory = ActorFactory.of(config, hardware, inputs.table, inputs.ends, buffer, config.name)
+        pool = ActorPool(factory, buffer, FailurePolicy(Limits()), log.logger, config.cluster.start_timeout_s)
+        stack.callback(pool.shutdown)
+        pool.add(config.generation.actors)
         recorder = PairRecorder(out)
         stack.callback(recorder.close)
         written = 0
         for step in range(batches):
-            draw = buffer.resolve(fleet.wait(buffer.draw_ref()))
+            draw = buffer.resolve(wait_for(buffer.draw_ref(), pool))
             recorder.write(step, draw.pairs)
             buffer.advance(step + 1)
             written += len(draw.pairs)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
-import ray
-from ray.actor import ActorHandle
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-from buffer.client import ReplayBuffer
-from cluster.weights.publisher import Ack
-from cluster.workers.actor_factory import ActorFactory
+from buffer.messages import BufferStats
+from cluster.weights.messages import Ack
+from cluster.workers.failure_policy import Action, ActorFailed, FailurePolicy
+from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure
+from cluster.workers.resources import totals
 from contracts.errors import UserError
-
-MAX_REPLACEMENTS = 8
-"""Actors that may die in one run before the run gives up."""
-MAX_FRUITLESS = 2
-"""Replacements in a row between which no segment was finished: the cause kills every actor and must end the run."""
-
-TICK_S = 10.0
 
 
 class State(Enum):
@@ -37,49 +29,73 @@ class State(Enum):
     RUNNING = "running"
 
 
+class Factory(Protocol):
+    """Makes actors."""
+
+    def place(self, name: str) -> Placement: ...
+
+    def spawn(self, name: str, placement: Placement) -> Worker: ...
+
+
+class Leases(Protocol):
+    """What the pool asks of the buffer."""
+
+    def stats(self) -> BufferStats: ...
+
+    def release(self, actor: str) -> list[int]: ...
+
+
+class Sync(Protocol):
+    """What carries weights from the learner to the actors."""
+
+    def retarget(self, actors: dict[str, Worker]) -> None: ...
+
+    def send(self) -> Call: ...
+
+
 @dataclass
 class Member:
     """One actor and what it is expected to report next."""
 
     name: str
-    placement: PlacementGroup
-    awaited: ray.ObjectRef | None
-    """None: it waits for weights, which ``Fleet`` sends to all."""
-    handle: ActorHandle | None = None
+    placement: Placement
+    awaited: Call | None
+    """None: it waits for weights, which go to all at once."""
+    since: float
+    """When it was asked for, in seconds of the pool's clock."""
+    worker: Worker | None = None
     state: State = State.PLACING
     version: int = -1
     """Newest weights version that it has acknowledged."""
-    since: float = field(default_factory=time.monotonic)
-    """When it was asked for."""
 
 
 @dataclass
-class Fleet:
-    """All generation actors of a run. Events are handled where the learner waits anyway: in ``wait``."""
+class ActorPool:
+    """All generation actors of an attempt. Events are handled where somebody waits through the pool."""
 
-    factory: ActorFactory
-    buffer: ReplayBuffer
-    say: Callable[[str], None]
-    retarget: Callable[[dict[str, ActorHandle]], ray.ObjectRef] | None = None
-    """Names the actors that weights are sent to; None where no learner runs."""
-    send: Callable[[], ray.ObjectRef] | None = None
-    """Sends the newest staged weights; the reference gives a list of Ack."""
-    control: ActorHandle | None = None
+    factory: Factory
+    buffer: Leases
+    policy: FailurePolicy
+    log: logging.Logger
+    start_timeout_s: float
+    """Longest wait for the cluster to place the first actor."""
+    sync: Sync | None = None
+    """None where no learner runs: the actors keep the starting weights."""
+    requests: Worker | None = None
     """Mailbox through which a person asks for more or fewer actors."""
-    members: dict[str, Member] = field(default_factory=dict)
-    replaced: int = 0
-    _fruitless: int = 0
-    _finished: int = -1
-    """Indices accounted for when an actor was last replaced."""
-    _published: bool = False
-    _targets: set[str] = field(default_factory=set)
-    _sends: list[ray.ObjectRef] = field(default_factory=list)
-    _started: int = 0
-    _request: ray.ObjectRef | None = None
+    calls: Calls = field(default_factory=RayCalls)
+    clock: Callable[[], float] = time.monotonic
+    members: dict[str, Member] = field(default_factory=dict, init=False)
+    _published: bool = field(default=False, init=False)
+    _targets: set[str] = field(default_factory=set, init=False)
+    _sends: list[Call] = field(default_factory=list, init=False)
+    _started: int = field(default=0, init=False)
+    _request: Call | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if self.control:
-            self._request = self.control.actors_wanted.remote()
+        self._await_request()
+
+    # ---- what a run asks for --------------------------------------------------------------------------------
 
     def add(self, count: int) -> None:
         """Ask for actors; they join by themselves once they have a place and their engine is up."""
@@ -87,12 +103,12 @@ class Fleet:
             name = f"actor-{self._started}"
             self._started += 1
             placement = self.factory.place(name)
-            self.members[name] = Member(name, placement, placement.ready())
+            self.members[name] = Member(name, placement, placement.ready(), self.clock())
 
     def remove(self, count: int) -> None:
         """Let the newest actors finish what they have in hand and leave."""
         for member in self.running()[-count:]:
-            member.handle.drain.remote()
+            _worker(member).call("drain")
 
     def running(self) -> list[Member]:
         """The actors that generate, oldest first."""
@@ -106,7 +122,7 @@ class Fleet:
         self._retarget()
         self._send()
 
-    def held(self) -> int:
+    def held_version(self) -> int:
         """The newest version that every generating actor has acknowledged; -1 when there is none."""
         return min((m.version for m in self.running()), default=-1)
 
@@ -118,73 +134,92 @@ class Fleet:
         Raises:
             UserError: no actor could be placed in time, or too many failed.
         """
-        while self.held() < version:
-            self._settle(self._ready([], TICK_S))
-            self._refuse_unplaced()
-
-    def wait(self, ref: ray.ObjectRef, tick: Callable[[], None] = lambda: None) -> Any:
-        """``ray.get(ref)``, meanwhile looking after the actors; ``tick`` is called every few seconds."""
-        while True:
-            done = self._ready([ref], TICK_S)
-            self._settle([d for d in done if d != ref])
-            if ref in done:
-                return ray.get(ref)
-            self._refuse_unplaced()
-            tick()
+        while self.held_version() < version:
+            self.first_done([], TICK_S)
 
     def poll(self) -> None:
         """Handle what has happened without waiting."""
-        while done := self._ready([], 0):
+        while done := self.calls.first_done(self._awaited(), 0):
             self._settle(done)
 
-    def call(self, method: str) -> list[Any]:
+    def call_all(self, method: str) -> list[Any]:
         """Call a method on all generating actors and wait for their answers; of those that died there is none."""
         answers = []
-        for call in [getattr(m.handle, method).remote() for m in self.running()]:
+        for call in [_worker(member).call(method) for member in self.running()]:
             try:
-                answers.append(ray.get(call))
-            except ray.exceptions.RayActorError:
+                answers.append(self.calls.answer(call))
+            except WorkerFailure as failure:
+                if not failure.died:
+                    raise
                 continue  # ``run`` has failed with it, and that is where the actor is replaced
         return answers
+
+    def replace(self, member: Member, reason: str, cause: UserError | None = None) -> None:
+        """Drop an actor, hand its work to the others, start a new one.
+
+        Raises:
+            UserError: the failure policy ends the run.
+        """
+        stats = self.buffer.stats()
+        decision = self.policy.decide(ActorFailed(member.name, member.state.value, reason, stats.accounted, cause))
+        if decision.action is Action.RAISE:
+            assert decision.error is not None
+            raise decision.error
+        self.log.warning("%s %s failed (%s); a new actor takes over its work", member.name, member.state.value, reason)
+        self._dismiss(member)
+        self.add(1)
 
     def shutdown(self) -> None:
         for member in self.members.values():
             _end(member)
         self.members.clear()
 
-    def _ready(self, refs: list[ray.ObjectRef], timeout: float | None) -> list[ray.ObjectRef]:
-        waiting = [*refs, *self._sends, *(m.awaited for m in self.members.values() if m.awaited)]
-        if self._request:
-            waiting.append(self._request)
-        if not waiting:
-            return []
-        done, _ = ray.wait(waiting, num_returns=1, timeout=timeout)
-        return done
+    # ---- waiting, as ``Calls`` ------------------------------------------------------------------------------
 
-    def _settle(self, done: list[ray.ObjectRef]) -> None:
-        for ref in done:
-            if ref in self._sends:
-                self._sends.remove(ref)
-                self._acknowledge(ray.get(ref))
-                continue
-            if ref == self._request:
-                self._resize(ray.get(ref))
-                continue
-            member = next((m for m in self.members.values() if m.awaited == ref), None)
-            if member:
-                self._advance(member)
+    def first_done(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+        """Those of ``calls`` that are done; meanwhile the actors are looked after.
 
-    def _advance(self, member: Member) -> None:
+        Raises:
+            UserError: no actor could be placed in time, or too many failed.
+        """
+        done = self.calls.first_done([*calls, *self._awaited()], timeout_s)
+        self._settle([call for call in done if call not in calls])
+        self._validate_placed()
+        return [call for call in done if call in calls]
+
+    def answer(self, call: Call) -> Any:
+        return self.calls.answer(call)
+
+    # ---- events ---------------------------------------------------------------------------------------------
+
+    def _awaited(self) -> list[Call]:
+        waiting = [*self._sends, *(m.awaited for m in self.members.values() if m.awaited is not None)]
+        return waiting if self._request is None else [*waiting, self._request]
+
+    def _settle(self, done: Sequence[Call]) -> None:
+        for call in done:
+            if call in self._sends:
+                self._sends.remove(call)
+                self._acknowledge(self.calls.answer(call))
+            elif call == self._request:
+                self._resize(self.calls.answer(call))
+            elif member := next((m for m in self.members.values() if m.awaited == call), None):
+                self._advance(member, call)
+
+    def _advance(self, member: Member, call: Call) -> None:
         try:
-            ray.get(member.awaited)
-        except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
-            self.replace(member, _reason(error), error)
+            self.calls.answer(call)
+        except UserError as error:
+            self.replace(member, str(error), error)
+            return
+        except WorkerFailure as failure:
+            self.replace(member, failure.reason)
             return
         match member.state:
             case State.PLACING:
                 member.state = State.STARTING
-                member.handle = self.factory.spawn(member.name, member.placement)
-                member.awaited = member.handle.ready.remote()
+                member.worker = self.factory.spawn(member.name, member.placement)
+                member.awaited = member.worker.call("ready")
             case State.STARTING:
                 self._welcome(member)
             case State.RUNNING:
@@ -194,7 +229,7 @@ class Fleet:
     def _welcome(self, member: Member) -> None:
         """Bring a started engine to the newest weights, if there is anybody to publish any."""
         member.awaited = None
-        if self.send is None:
+        if self.sync is None:
             self._run(member)
         elif self._published:
             member.state = State.JOINING
@@ -204,9 +239,9 @@ class Fleet:
             member.state = State.READY
 
     def _send(self) -> None:
-        assert self.send is not None
+        assert self.sync is not None
         # The group serves its calls in order: a newcomer that it was told of before gets what is sent now.
-        self._sends.append(self.send())
+        self._sends.append(self.sync.send())
 
     def _acknowledge(self, acks: list[Ack]) -> None:
         for ack in acks:
@@ -222,29 +257,7 @@ class Fleet:
 
     def _run(self, member: Member) -> None:
         member.state = State.RUNNING
-        assert member.handle is not None
-        member.awaited = member.handle.run.remote()
-
-    def replace(self, member: Member, reason: str, error: Exception | None = None) -> None:
-        """Drop an actor, hand its work to the others, start a new one.
-
-        Raises:
-            UserError: too many actors of this run have failed, or the cause is the user's to mend.
-        """
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, UserError):
-            raise cause
-        stats = self.buffer.stats()
-        finished = stats.inserted + stats.identical + stats.rejected + stats.failed
-        self._fruitless = self._fruitless + 1 if finished == self._finished else 0
-        self._finished = finished
-        if self._fruitless >= MAX_FRUITLESS or self.replaced >= MAX_REPLACEMENTS:
-            count = self.replaced + 1
-            raise UserError(f"generation: {count} actors failed, the last, {member.name}, with: {reason}") from error
-        self.replaced += 1
-        self.say(f"{member.name} {member.state.value} failed ({reason}); a new actor takes over its work")
-        self._dismiss(member)
-        self.add(1)
+        member.awaited = _worker(member).call("run")
 
     def _dismiss(self, member: Member) -> None:
         del self.members[member.name]
@@ -253,38 +266,43 @@ class Fleet:
         self._retarget()
 
     def _retarget(self) -> None:
-        """Tell the group whom weights go to, if that has changed."""
+        """Tell the learner whom weights go to, if that has changed."""
         known = (State.JOINING, State.RUNNING)
-        targets = {m.name: m.handle for m in self.members.values() if m.handle and m.state in known}
-        if self.retarget and targets.keys() != self._targets:
+        targets = {m.name: m.worker for m in self.members.values() if m.worker and m.state in known}
+        if self.sync and targets.keys() != self._targets:
             self._targets = set(targets)
-            self.retarget(targets)
+            self.sync.retarget(targets)
+
+    def _await_request(self) -> None:
+        self._request = self.requests.call("actors_wanted") if self.requests else None
 
     def _resize(self, change: int) -> None:
-        assert self.control is not None
-        self._request = self.control.actors_wanted.remote()
-        self.say(f"{abs(change)} actor(s) {'join' if change > 0 else 'leave'} on request")
-        self.add(change) if change > 0 else self.remove(-change)
+        self._await_request()
+        self.log.info("%d actor(s) %s on request", abs(change), "join" if change > 0 else "leave")
+        if change > 0:
+            self.add(change)
+        elif change < 0:
+            self.remove(-change)
 
-    def _refuse_unplaced(self) -> None:
+    def _validate_placed(self) -> None:
         """A run without any actor that has its place does not wait for ever."""
-        limit = self.factory.config.cluster.start_timeout_s
         placing = [m for m in self.members.values() if m.state is State.PLACING]
-        if placing and len(placing) == len(self.members) and time.monotonic() - placing[0].since > limit:
-            total = ray.cluster_resources()
+        if not placing or len(placing) < len(self.members):
+            return
+        if self.clock() - placing[0].since > self.start_timeout_s:
+            needs = placing[0].placement.bundles[0]
             raise UserError(
-                f"cluster: a generation actor needs {self.factory.bundle}, not placed within {limit:g} s; the cluster "
-                f"has CPU {total.get('CPU', 0):g}, GPU {total.get('GPU', 0):g} for learner and actors"
+                f"cluster: a generation actor needs {needs}, not placed within {self.start_timeout_s:g} s; {totals()} "
+                "for learner and actors"
             )
 
 
+def _worker(member: Member) -> Worker:
+    assert member.worker is not None, f"{member.name} is {member.state.value} and has no process yet"
+    return member.worker
+
+
 def _end(member: Member) -> None:
-    if member.handle:
-        ray.kill(member.handle)
-    remove_placement_group(member.placement)
-
-
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"[:300]
+    if member.worker:
+        member.worker.kill()
+    member.placement.remove()

@@ -4,51 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 
 import ray
-from ray.actor import ActorHandle
 
-from cluster.config.run_config import ClusterConfig
-from cluster.workers.ray_session import ray_cluster
+from cluster.config.sections import ClusterConfig
+from cluster.workers.ray_calls import NAMESPACE, RayCalls, Worker, WorkerFailure
+from cluster.workers.ray_session import ray_session
 from contracts.errors import UserError
-
-NAMESPACE = "sapo"
 
 
 class Control:
-    """The run's mailbox. The driver awaits ``actors_wanted``; ``sapo actors`` fills it."""
+    """The run's mailbox. The actor pool awaits ``actors_wanted``; ``sapo actors`` fills it."""
 
     def __init__(self) -> None:
-        self._wanted: asyncio.Queue[int] = asyncio.Queue()
+        self._wanted: deque[int] = deque()
+        self._waiting: asyncio.Future[int] | None = None
 
     async def want_actors(self, change: int) -> None:
         """Ask for ``change`` more generation actors (negative: fewer)."""
-        await self._wanted.put(change)
+        self._wanted.append(change)
+        self._hand_over()
 
     async def actors_wanted(self) -> int:
-        """The next change; waits for one."""
-        return await self._wanted.get()
+        """The next change; waits for one. A newer call takes the place of an older one, which is answered 0: the pool
+        of an attempt that failed must not take what is meant for the next."""
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(0)
+        self._waiting = asyncio.get_running_loop().create_future()
+        self._hand_over()
+        return await self._waiting
+
+    def _hand_over(self) -> None:
+        if self._wanted and self._waiting and not self._waiting.done():
+            self._waiting.set_result(self._wanted.popleft())
 
 
-def open_control(run: str) -> ActorHandle:
+def open_control(run: str) -> Worker:
     """The mailbox of a starting run; it goes with the driver."""
-    return ray.remote(Control).options(name=_name(run), namespace=NAMESPACE, num_cpus=0, get_if_exists=True).remote()
+    name = _name(run)
+    handle = ray.remote(Control).options(name=name, namespace=NAMESPACE, num_cpus=0, get_if_exists=True).remote()
+    return Worker(name, handle)
 
 
-def find_control(run: str) -> ActorHandle:
+def find_control(run: str) -> Worker:
     """The mailbox of a running run on the connected cluster.
 
     Raises:
         UserError: no run of this name is going on there.
     """
     try:
-        return ray.get_actor(_name(run), namespace=NAMESPACE)
+        return Worker(_name(run), ray.get_actor(_name(run), namespace=NAMESPACE))
     except ValueError as error:
         raise UserError(f"run {run}: no such run is going on at this cluster") from error
-
-
-def _name(run: str) -> str:
-    return f"control-{run}"
 
 
 def change_actors(run: str, change: int, config: ClusterConfig) -> None:
@@ -59,8 +67,12 @@ def change_actors(run: str, change: int, config: ClusterConfig) -> None:
     """
     if not (config.address or os.environ.get("RAY_ADDRESS")):
         raise UserError("cluster.address: say which cluster the run is on: --address, or RAY_ADDRESS")
-    with ray_cluster(config, 0):
+    with ray_session(config, needed_cpus=0):
         try:
-            ray.get(find_control(run).want_actors.remote(change))
-        except ray.exceptions.RayActorError as error:  # the mailbox goes with the run
-            raise UserError(f"run {run}: it ended before it could be asked") from error
+            RayCalls().answer(find_control(run).call("want_actors", change))
+        except WorkerFailure as failure:  # the mailbox goes with the run
+            raise UserError(f"run {run}: it ended before it could be asked") from failure
+
+
+def _name(run: str) -> str:
+    return f"control-{run}"

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.actor import ActorHandle
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+import numpy as np
+from numpy.typing import NDArray
 
 from cluster.config.run_config import RunConfig
-from cluster.weights.publisher import Publisher
-from cluster.workers.control import NAMESPACE
-from cluster.workers.ray_session import Hardware, reserve
-from contracts.errors import UserError
+from cluster.weights.messages import PublisherSpec
+from cluster.workers.ray_calls import Call, Calls, Placement, Worker, wait_for, wait_for_all
+from cluster.workers.resources import Hardware, rank_bundle
 from contracts.pair import PreferencePair, ReferenceScore
+from learner.messages import RankSpec, StepReport
 from learner.model.packing import split_by_cost
 from learner.rank import LearnerRank
 
-# Two lanes: training calls run one after the other in "_default"; a publication is sent from "weights"
-# while the next step already runs.
-LANES = {"weights": 1}
+WEIGHTS_LANE = "weights"
+"""Training calls run one after the other in a rank's default lane; a publication is sent from this one, while the next
+step already runs."""
 
 
 @dataclass(frozen=True)
@@ -35,60 +32,93 @@ class GroupStep:
     """Fresh reference log-probabilities, aligned with the pairs; None where the cached ones served."""
 
 
-class LearnerGroup:
-    """The ranks.
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks' processes and their place."""
 
-    ``wait`` is how answers are waited for: ``ray.get``, or something that does more meanwhile. ``publisher``, set
-    before ``setup``, is what carries the weights; None where no actor runs.
-    """
-
-    def __init__(self, ranks: list[ActorHandle], placement: PlacementGroup) -> None:
-        self.ranks = ranks
-        self.wait: Callable[[ray.ObjectRef], Any] = ray.get
-        self.publisher: Publisher | None = None
-        self._placement = placement
+    workers: tuple[Worker, ...]
+    placement: Placement
 
     @classmethod
-    def start(cls, config: RunConfig, hardware: Hardware, total_steps: int) -> LearnerGroup:
-        """Place the ranks and start their processes; ``setup`` loads the model.
+    def start(
+        cls,
+        config: RunConfig,
+        hardware: Hardware,
+        total_steps: int,
+        label: str,
+        publisher: PublisherSpec | None = None,
+    ) -> Ranks:
+        """Place the ranks and start their processes; ``LearnerGroup.setup`` loads the model.
+
+        Args:
+            label: with which the ranks' names on the cluster begin.
+            publisher: what carries weights to the actors; None where there are none.
 
         Raises:
             UserError: the group can't be placed.
         """
         learner = config.learner
-        gpu_share = 0.5 if config.cluster.colocate else 1.0
-        bundle = {"CPU": learner.cpus_per_rank} | ({"GPU": gpu_share} if hardware.use_gpu else {})
-        placement = reserve(
-            [bundle] * learner.ranks,
-            config.cluster.strategy,
-            config.cluster,
-            f"the learner group ({learner.ranks} ranks)",
+        bundles = [rank_bundle(config, use_gpu=hardware.use_gpu)] * learner.ranks
+        placement = Placement.ask(bundles, config.cluster.strategy, f"{label}-learner")
+        purpose = f"the learner group ({learner.ranks} ranks, {config.cluster.strategy})"
+        placement.require(config.cluster.start_timeout_s, purpose)
+        spec = RankSpec(
+            model=config.model,
+            objective=config.objective,
+            reference=config.reference,
+            optimizer=config.optimizer,
+            learner=learner,
+            ema=config.ema,
+            max_length=config.data.max_length,
+            total_steps=total_steps,
+            seed=config.seed,
         )
-        actor = ray.remote(concurrency_groups=LANES)(LearnerRank)
-        ranks = [
-            actor.options(
-                name=f"{config.name}-rank-{rank}",
-                namespace=NAMESPACE,
-                num_cpus=bundle["CPU"],
-                num_gpus=bundle.get("GPU", 0),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank),
-                runtime_env={"env_vars": _environment(learner.threads_per_rank, hardware)},
-            ).remote(
-                rank=rank,
-                world_size=learner.ranks,
-                model=config.model,
-                objective=config.objective,
-                reference=config.reference,
-                optimizer=config.optimizer,
-                learner=learner,
-                ema=config.ema,
-                max_length=config.data.max_length,
-                total_steps=total_steps,
-                seed=config.seed,
+        workers = tuple(
+            placement.start(
+                LearnerRank,
+                rank,
+                learner.ranks,
+                spec,
+                publisher.build if publisher else None,
+                name=f"{label}-rank-{rank}",
+                bundle=rank,
+                environment=_environment(learner.threads_per_rank, hardware),
+                lanes={WEIGHTS_LANE: 1},
             )
             for rank in range(learner.ranks)
-        ]
-        return cls(ranks, placement)
+        )
+        return cls(workers, placement)
+
+    def shutdown(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+        self.placement.remove()
+
+
+class WeightSync:
+    """Between learner group and actor pool: names the actors that weights go to, and sends what the ranks have staged.
+
+    Its calls go to rank 0's own lane, in order and beside training.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._sender = ranks.workers[0]
+
+    def retarget(self, actors: dict[str, Worker]) -> None:
+        """Send to these actors from now on."""
+        handles = {name: worker.handle for name, worker in actors.items()}
+        self._sender.call("retarget", handles, lane=WEIGHTS_LANE)
+
+    def send(self) -> Call:
+        """Start sending the newest staged weights; the answer is a list of Ack."""
+        return self._sender.call("send", lane=WEIGHTS_LANE)
+
+
+class LearnerGroup:
+    """The ranks, driven together. ``calls`` is how their answers are waited for, and what is looked after meanwhile."""
+
+    def __init__(self, ranks: Ranks, calls: Calls) -> None:
+        self._ranks, self._calls = ranks.workers, calls
 
     def setup(self) -> str:
         """Form the process group and load the model; returns why the forward is not the shared one, or nothing.
@@ -96,21 +126,20 @@ class LearnerGroup:
         Raises:
             UserError: the model can't be loaded, or does not fit the config.
         """
-        address, port = self._get(self.ranks[0].address.remote())
+        address, port = wait_for(self._ranks[0].call("address"), self._calls)
         self._all("rendezvous", address, port)
-        note = self._all("setup")[0]
-        if self.publisher is not None:
-            self._all("attach", self.publisher)
+        note: str = self._all("setup")[0]
         return note
 
     def step(self, pairs: list[PreferencePair]) -> GroupStep:
         """One optimizer step on a global batch, split over the ranks by token cost."""
-        shares = split_by_cost(pairs, len(self.ranks))
-        reports = self._get(
+        shares = split_by_cost(pairs, len(self._ranks))
+        reports: list[StepReport] = wait_for_all(
             [
-                rank.step.remote([pairs[i] for i in share], len(pairs))
-                for rank, share in zip(self.ranks, shares, strict=True)
-            ]
+                rank.call("step", [pairs[i] for i in share], len(pairs))
+                for rank, share in zip(self._ranks, shares, strict=True)
+            ],
+            self._calls,
         )
         scores: list[ReferenceScore | None] = [None] * len(pairs)
         for share, report in zip(shares, reports, strict=True):
@@ -119,20 +148,13 @@ class LearnerGroup:
         return GroupStep(reports[0].metrics, scores)
 
     def stage(self, version: int) -> None:
-        """Gather the average on rank 0 for publication; the only part that holds up training."""
+        """Gather the EMA on rank 0 for publication; the only part that holds up training."""
         self._all("stage", version)
 
-    def send(self) -> ray.ObjectRef:
-        """Start sending the newest staged weights from rank 0; the reference gives the acknowledgements."""
-        return self.ranks[0].send.options(concurrency_group="weights").remote()
-
-    def retarget(self, actors: dict[str, ActorHandle]) -> ray.ObjectRef:
-        """Send to these actors from now on."""
-        return self.ranks[0].retarget.options(concurrency_group="weights").remote(actors)
-
-    def score_average(self, sequences: list[list[int]]) -> list[Any]:
-        """Per-token log-probabilities under the average, float32 [tokens - 1] per sequence."""
-        return self._all("score_average", sequences)[0]
+    def score_ema(self, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
+        """Log-probabilities in nats under the EMA, float32 [tokens - 1] per sequence."""
+        scores: list[NDArray[np.float32]] = self._all("score_ema", sequences)[0]
+        return scores
 
     def save(self, folder: Path) -> None:
         self._all("save", str(folder))
@@ -143,25 +165,8 @@ class LearnerGroup:
     def export(self, folder: Path) -> None:
         self._all("export", str(folder))
 
-    def shutdown(self) -> None:
-        for rank in self.ranks:
-            ray.kill(rank)
-        remove_placement_group(self._placement)
-
     def _all(self, method: str, *arguments: object) -> list[Any]:
-        return self._get([getattr(rank, method).remote(*arguments) for rank in self.ranks])
-
-    def _get(self, refs: Any) -> Any:
-        """The answers; a rank's own complaint is handed on as it was."""
-        try:
-            return [self.wait(ref) for ref in refs] if isinstance(refs, list) else self.wait(refs)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            raise
-        except ray.exceptions.RayActorError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"learner: a rank died ({reason}); go on from the last checkpoint with --resume") from error
+        return wait_for_all([rank.call(method, *arguments) for rank in self._ranks], self._calls)
 
 
 def _environment(threads: int, hardware: Hardware) -> dict[str, str]:

@@ -21,7 +21,7 @@ import pytest
 import ray
 from ray.actor import ActorHandle
 
-from cluster.config.run_config import ClusterConfig
+from cluster.config.sections import ClusterConfig
 from cluster.workers import control
 from contracts.errors import UserError
 from support.paths import REPOSITORY

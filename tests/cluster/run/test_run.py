@@ -14,8 +14,9 @@ import pytest
 import ray
 import torch
 
-from cluster.config.run_config import RunConfig, validate_config
-from cluster.run.loop import RunResult, train
+from cluster.config.loading import validate_config
+from cluster.config.run_config import RunConfig
+from cluster.run.train import RunResult, train
 from cluster.storage.recording import read_batches
 from cluster.workers.control import find_control
 
@@ -132,10 +133,10 @@ def test_run_folder_holds_what_was_promised(lockstep):
     assert sorted(p.name for p in (lockstep.folder / "checkpoints").iterdir()) == ["step-4", "step-8"]
 
 
-def test_the_verdict_leaves_out_how_long_everything_took_to_start(lockstep):
+def test_the_bottleneck_report_leaves_out_how_long_everything_took_to_start(lockstep):
     lines = [json.loads(line) for line in (lockstep.folder / "metrics.jsonl").read_text().splitlines()]
     steps_s, idle_s = (sum(line[name] for line in lines[1:]) for name in ("time/step_s", "time/learner_idle_s"))
-    said = re.match(r"learner idle (\d+)%", lockstep.verdict)
+    said = re.match(r"learner idle (\d+)%", lockstep.bottleneck)
     assert said
     # The time between the steps counts too, so that the share is that of the steps or less.
     assert 0 < int(said[1]) / 100 <= idle_s / steps_s + 0.01
@@ -170,7 +171,7 @@ def test_overlapped_run_survives_an_actor_and_grows_on_request(ray_local, task, 
         while not (running.done() or (lines.exists() and len(lines.read_text().splitlines()) >= 3)):
             time.sleep(0.1)
         ray.kill(ray.get_actor("overlap-actor-0", namespace="sapo"))
-        ray.get(find_control("overlap").want_actors.remote(1))
+        ray.get(find_control("overlap").call("want_actors", 1))
         result = running.result()
     history = metrics(result)
     assert [m["step"] for m in history] == list(range(1, 61))

@@ -1,0 +1,169 @@
+"""One attempt of a run: its parts are started in an order in which each is handed what it needs, used, shut down.
+
+A learner rank, the coordinator or a shard that dies ends the attempt; the next one begins here again, with everything
+placed anew, from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from buffer.client import ReplayBuffer
+from cluster.config.run_config import RunConfig
+from cluster.reports.progress import ProgressLine
+from cluster.reports.run_log import RunLog
+from cluster.reports.trackers import JsonLinesTracker, RayMetricsTracker, TensorBoardTracker, Tracker, Trackers
+from cluster.run.callbacks import (
+    BottleneckReport,
+    Callback,
+    Callbacks,
+    HintsReport,
+    MetricsReport,
+    Recording,
+    SamplesReport,
+)
+from cluster.run.checkpointer import Checkpointer
+from cluster.run.inputs import Inputs
+from cluster.run.loop import Progress, run_steps
+from cluster.sources.base import BatchSource
+from cluster.sources.dataset import DatasetSource, SupervisedSource
+from cluster.sources.replay import ReplaySource
+from cluster.sources.rollouts import RolloutSource
+from cluster.storage.recording import PairRecorder
+from cluster.storage.run_folder import RunFolder
+from cluster.weights.messages import PublisherSpec
+from cluster.weights.parity import ParityCheck
+from cluster.workers.actor_factory import ActorFactory
+from cluster.workers.actor_pool import ActorPool
+from cluster.workers.control import open_control
+from cluster.workers.failure_policy import FailurePolicy
+from cluster.workers.learner_group import LearnerGroup, Ranks, WeightSync
+from cluster.workers.ray_calls import RayCalls
+from cluster.workers.resources import Hardware
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all attempts of a run have in common."""
+
+    config: RunConfig
+    folder: RunFolder
+    inputs: Inputs
+    total_steps: int
+    hardware: Hardware
+    log: RunLog
+    policy: FailurePolicy
+
+    @property
+    def label(self) -> str:
+        """Names of processes begin with it: the run's name, and in later attempts their number. A killed process keeps
+        its name for a moment."""
+        number = self.policy.restarted + 1
+        return self.config.name if number == 1 else f"{self.config.name}-attempt-{number}"
+
+
+def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -> str:
+    """Run from ``checkpoint``, or from the start, to the last step; returns the closing bottleneck report.
+
+    ``progress`` says at every moment how many steps are done.
+
+    Raises:
+        UserError: model, checkpoint or cluster can't be used; one line says which and why.
+        WorkerFailure: a rank or a part of the buffer died.
+    """
+    with ExitStack() as parts:
+        group, source = start_parts(setting, parts)
+        if note := group.setup():
+            setting.log.logger.info(note)
+        if checkpoint:
+            group.load(checkpoint / "learner")
+            source.restore(checkpoint)
+        source.begin(progress.step, setting.total_steps)
+        config, inputs = setting.config, setting.inputs
+        checkpointer = Checkpointer(
+            config.checkpoint, setting.folder, group, source, inputs.tokenizer, len(inputs.table)
+        )
+        closing = BottleneckReport(
+            source,
+            setting.log.logger,
+            lockstep=config.weights.max_staleness == 0,
+            every=config.logging.verdict_every,
+        )
+        callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
+        run_steps(group, source, checkpointer, callbacks, progress, setting.total_steps)
+        return closing.closing
+
+
+def start_parts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, BatchSource]:
+    """Start learner and source; they are shut down with ``parts``. The one place that asks for the method."""
+    config, inputs = setting.config, setting.inputs
+    if config.method == "sapo":
+        return _start_rollouts(setting, parts)
+    ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label)
+    parts.callback(ranks.shutdown)
+    group = LearnerGroup(ranks, RayCalls())
+    batch_size = config.learner.batch_size
+    if config.method == "replay":
+        return group, ReplaySource(inputs.batches)
+    kind = SupervisedSource if config.method == "sft" else DatasetSource
+    return group, kind(inputs.table, seed=config.seed, batch_size=batch_size)
+
+
+def _start_rollouts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, BatchSource]:
+    """Ranks, buffer and actors. Engines load while the learner does, and actors are looked after while it steps."""
+    config, hardware, table = setting.config, setting.hardware, setting.inputs.table
+    slack = config.weights.max_staleness
+    buffer = ReplayBuffer.start(
+        config.buffer,
+        seed=config.seed,
+        batch_size=config.learner.batch_size,
+        inserts_per_step=config.inserts_per_step,
+        ordered=slack == 0,
+        ahead=slack,
+        behind=slack,
+    )
+    parts.callback(buffer.shutdown)
+    factory = ActorFactory.of(config, hardware, table, setting.inputs.ends, buffer, setting.label)
+    publisher = PublisherSpec(factory.engine.backend, config.weights.timeout_s, config.generation.tensor_parallel)
+    ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher)
+    parts.callback(ranks.shutdown)
+    pool = ActorPool(
+        factory,
+        buffer,
+        setting.policy,
+        setting.log.logger,
+        config.cluster.start_timeout_s,
+        sync=WeightSync(ranks),
+        requests=open_control(config.name),
+    )
+    parts.callback(pool.shutdown)
+    pool.add(config.generation.actors)
+    group = LearnerGroup(ranks, pool)
+    parity = ParityCheck(config.weights, table, group, pool)
+    return group, RolloutSource(config, len(table), buffer, pool, group, parity)
+
+
+def _reports(setting: Setting, source: BatchSource, first_step: int, parts: ExitStack) -> list[Callback]:
+    """What is written and shown of every step, in the order in which it happens; closed with ``parts``."""
+    config, folder, log = setting.config, setting.folder, setting.log
+    trackers: list[Tracker] = [JsonLinesTracker(folder.open_lines("metrics.jsonl")), RayMetricsTracker(config.name)]
+    if config.logging.tensorboard:
+        trackers.append(TensorBoardTracker(folder.path / "tensorboard"))
+    fan_out = Trackers(trackers, log.logger)
+    parts.callback(fan_out.close)
+    progress = ProgressLine(log.console, log.logger, config.name, setting.total_steps, first_step)
+    parts.callback(progress.close)
+    samples = folder.open_lines("samples.jsonl")
+    parts.callback(samples.close)
+    reports: list[Callback] = [
+        MetricsReport(fan_out, progress),
+        HintsReport(log.logger),
+        SamplesReport(samples, source, setting.inputs.tokenizer.decode, config.logging),
+    ]
+    if config.logging.record_pairs:
+        recorder = PairRecorder(folder.recording(first_step))
+        parts.callback(recorder.close)
+        reports.append(Recording(recorder))
+    return reports

@@ -1,0 +1,63 @@
+"""What a run learns from, and for how many steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil
+
+from transformers import PreTrainedTokenizerBase
+
+from actors.token_table import TokenTable
+from cluster.config.run_config import RunConfig
+from cluster.data.table import load_table
+from cluster.data.tokenizer import load_tokenizer
+from cluster.storage.recording import read_batches
+from contracts.errors import UserError
+from contracts.pair import PreferencePair
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows, or the batches of a recording (method ``replay``)."""
+
+    tokenizer: PreTrainedTokenizerBase
+    report: str
+    """What became of the rows, in one line."""
+    table: TokenTable
+    batches: list[list[PreferencePair]] = field(default_factory=list)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Token ids that end a response."""
+        eos = self.tokenizer.eos_token_id
+        return tuple(eos) if isinstance(eos, list) else (eos,)
+
+
+def read_inputs(config: RunConfig) -> Inputs:
+    """Raises:
+    UserError: data or tokenizer can't be used.
+    """
+    if config.method == "replay":
+        batches = read_batches(config.data.path)
+        report = f"{config.data.path}: {len(batches)} recorded batches, {sum(map(len, batches))} pairs"
+        return Inputs(load_tokenizer(config.model, config.data.chat_template), report, TokenTable.empty(), batches)
+    table, tokenizer, report = load_table(config.data, config.model, config.method)
+    return Inputs(tokenizer, str(report), table)
+
+
+def count_steps(config: RunConfig, inputs: Inputs) -> int:
+    """Optimizer steps of the run: given, or ``epochs`` passes over the data, or all that was recorded.
+
+    Raises:
+        UserError: more than was recorded.
+    """
+    steps, recorded, rows = config.learner.steps, len(inputs.batches), len(inputs.table)
+    if config.method == "replay":
+        if steps and steps > recorded:
+            raise UserError(f"learner.steps {steps}: {config.data.path} holds {recorded} batches; at most that")
+        return steps or recorded
+    if steps:
+        return steps
+    if config.method == "sapo":
+        return ceil(config.learner.epochs * rows * config.generation.responses_per_prompt / config.inserts_per_step)
+    return ceil(config.learner.epochs * rows / config.learner.batch_size)

@@ -1,0 +1,68 @@
+"""What the drawn pairs and the buffer's counters say: metrics of a draw, and when there is nothing left to hope for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from buffer.client import Draw
+from buffer.messages import BufferStats
+from cluster.reports.pair_quality import pair_quality
+from cluster.sources.base import Metrics
+
+WITHOUT_A_PAIR_STEPS = 20
+"""Steps' worth of segments without one usable pair after which the run ends."""
+
+
+class DrawMetrics:
+    """Turns draws into metrics; remembers the counters of the draw before."""
+
+    def __init__(self, batch_size: int, indices_per_epoch: int) -> None:
+        self._batch, self._indices_per_epoch = batch_size, indices_per_epoch
+        self._before = BufferStats()
+        self._identical = float("nan")
+
+    def of(self, draw: Draw, step: int) -> Metrics:
+        """Metrics of a draw for optimizer step ``step`` (from 0)."""
+        stats = draw.stats
+        if fresh := stats.accounted - self._before.accounted:
+            self._identical = (stats.identical - self._before.identical) / fresh
+        self._before = stats
+        age = step - np.array([p.version for p in draw.pairs])
+        return {
+            "pairs/inserted": stats.inserted,
+            "pairs/drawn": stats.draws * self._batch,
+            "pairs/identical_fraction": self._identical,
+            "pairs/identical": stats.identical,
+            "pairs/discarded": stats.discarded,
+            "pairs/failed": stats.failed,
+            "staleness/mean": float(draw.staleness.mean()),
+            "staleness/max": float(draw.staleness.max()),
+            "age/steps_mean": float(age.mean()),
+            "age/steps_max": float(age.max()),
+            "age/pairs_mean": float(draw.ages.mean()),
+            "draws/mean": float(draw.draw_counts.mean()),
+            "draws/max": float(draw.draw_counts.max()),
+            "buffer/size": stats.size,
+            "buffer/blocked_lease_s": stats.blocked_lease_s,
+            "buffer/blocked_draw_s": stats.blocked_draw_s,
+            "tokens/generated": stats.generated_tokens,
+            "epoch": stats.mark / self._indices_per_epoch,
+        } | pair_quality(draw.pairs)
+
+
+def no_usable_pairs(stats: BufferStats, inserts_per_step: int, after_eos: str) -> str | None:
+    """Why a run whose actors make nothing that can be used should end, in one line; None while there is hope."""
+    wasted = stats.identical + stats.discarded + stats.failed
+    if stats.inserted or wasted < WITHOUT_A_PAIR_STEPS * inserts_per_step:
+        return None
+    if stats.identical >= max(stats.discarded, stats.failed):
+        return (
+            f"generation: all {wasted} segments generated so far equal the originals: there is nothing to prefer; "
+            "the start has memorised the data: train it less, raise generation.temperature, or use other data"
+        )
+    if stats.discarded >= stats.failed:
+        return (
+            f"generation.after_eos {after_eos}: all {wasted} segments generated so far end the response early and are "
+            "discarded; set drop"
+        )
+    return f"generation: the engine refused all {wasted} requests so far; the reasons are in the actors' log"

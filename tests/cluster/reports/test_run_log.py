@@ -1,0 +1,24 @@
+"""What a run says is on the terminal and stays in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.reports.run_log import RunLog
+
+
+def test_both_ends_get_a_line_and_the_file_keeps_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    log = RunLog("mine", tmp_path / "run.log")
+    log.logger.info("actor-0 failed [bold]\u27e6x\u27e7")
+    try:
+        raise OSError("the cause")
+    except OSError as error:
+        log.logger.debug("attempt failed", exc_info=error)
+    log.close()
+    log.logger.info("after the end")
+    assert capsys.readouterr().err.splitlines() == ["mine: actor-0 failed [bold]\u27e6x\u27e7"]
+    kept = (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert "INFO actor-0 failed [bold]" in kept and "Traceback" in kept and "the cause" in kept
+    assert "after the end" not in kept

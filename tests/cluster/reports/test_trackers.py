@@ -1,0 +1,55 @@
+"""Metrics reach every tracker, and one that fails does not end a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from cluster.reports.trackers import Figures, JsonLinesTracker, TensorBoardTracker, Trackers
+from cluster.storage.json_lines import JsonLines
+
+
+class Broken:
+    def __init__(self, *, closing: bool = False) -> None:
+        self._closing = closing
+
+    def log(self, step: int, figures: Figures) -> None:
+        if not self._closing:
+            raise ConnectionError("the service is gone")
+
+    def close(self) -> None:
+        raise ConnectionError("the service is gone")
+
+
+def test_a_tracker_that_fails_is_dropped_with_one_line_and_the_others_go_on(tmp_path: Path, caplog):
+    sound = JsonLinesTracker(JsonLines(tmp_path / "metrics.jsonl"))
+    trackers = Trackers([Broken(), sound, Broken(closing=True)], logging.getLogger("run"))
+    for step in (1, 2):
+        trackers.log(step, {"loss": 0.5})
+    trackers.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Broken failed and is dropped: the service is gone",
+        "Broken could not be closed: the service is gone",
+    ]
+
+
+def test_what_is_not_finite_becomes_null(tmp_path: Path):
+    trackers = Trackers([JsonLinesTracker(JsonLines(tmp_path / "m.jsonl"))], logging.getLogger("run"))
+    trackers.log(1, {"loss": float("nan"), "grad_norm": float("inf"), "lr": 0.1})
+    trackers.close()
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"step": 1, "loss": None, "grad_norm": None, "lr": 0.1}
+
+
+def test_tensorboard_reads_what_was_written(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = TensorBoardTracker(tmp_path)
+    for step in (1, 2):
+        tracker.log(step, {"loss": 0.5 * step, "lr": None})
+    tracker.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["scalars"] == ["loss"]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0)]

@@ -1,0 +1,295 @@
+"""The states of generation actors, without Ray: who is placed, brought to the newest weights, run, replaced."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from cluster.weights.messages import Ack
+from cluster.workers.actor_pool import ActorPool, State
+from cluster.workers.failure_policy import FailurePolicy, Limits
+from cluster.workers.ray_calls import WorkerFailure
+from contracts.errors import UserError
+from support.fake_workers import FakeCalls, FakeFactory, FakeLeases, FakeSync, FakeWorker
+
+DIED = WorkerFailure("the process is gone", died=True)
+
+
+class World:
+    """A pool, and everything that it talks to."""
+
+    def __init__(self, *, learner: bool = True, mailbox: bool = False, limits: Limits | None = None) -> None:
+        self.factory, self.buffer, self.calls, self.now = FakeFactory(), FakeLeases(), FakeCalls(), 0.0
+        self.sync = FakeSync() if learner else None
+        self.mailbox = FakeWorker("control") if mailbox else None
+        fakes: dict[str, Any] = {
+            "factory": self.factory,
+            "buffer": self.buffer,
+            "sync": self.sync,
+            "requests": self.mailbox,
+        }
+        self.pool = ActorPool(
+            policy=FailurePolicy(limits or Limits()),
+            log=logging.getLogger("test"),
+            start_timeout_s=60.0,
+            calls=self.calls,
+            clock=lambda: self.now,
+            **fakes,
+        )
+
+    def states(self) -> dict[str, State]:
+        return {name: member.state for name, member in self.pool.members.items()}
+
+    def place(self, name: str) -> None:
+        self.factory.placements[name].asked.answer()
+        self.pool.poll()
+
+    def start(self, name: str) -> None:
+        self.place(name)
+        self.factory.workers[name].last("ready").answer()
+        self.pool.poll()
+
+    def acknowledge(self, *names: str, version: int, error: str = "") -> None:
+        """The oldest send that is under way reaches these actors."""
+        assert self.sync
+        send = next(call for call in self.sync.sends if not call.done)
+        send.answer([Ack(name, version, 0.1, error) for name in names])
+        self.pool.poll()
+
+    def run(self, *names: str, version: int = 0) -> None:
+        """Bring added actors to RUNNING with the weights of ``version``."""
+        for name in names:
+            self.start(name)
+        self.pool.publish()
+        self.acknowledge(*names, version=version)
+
+
+def test_an_actor_is_placed_started_brought_to_the_newest_weights_and_run():
+    world = World()
+    world.pool.add(1)
+    assert world.states() == {"actor-0": State.PLACING}
+    world.place("actor-0")
+    assert world.states() == {"actor-0": State.STARTING}
+    world.factory.workers["actor-0"].last("ready").answer()
+    world.pool.poll()
+    assert world.states() == {"actor-0": State.READY}  # nothing has been published yet
+    world.pool.publish()
+    assert world.states() == {"actor-0": State.JOINING}
+    assert world.pool.held_version() == -1
+    world.acknowledge("actor-0", version=3)
+    assert world.states() == {"actor-0": State.RUNNING}
+    assert world.pool.held_version() == 3
+    assert world.factory.workers["actor-0"].last("run")
+
+
+def test_without_a_learner_an_actor_runs_at_once():
+    world = World(learner=False)
+    world.pool.add(1)
+    world.start("actor-0")
+    assert world.states() == {"actor-0": State.RUNNING}
+
+
+def test_one_that_comes_late_is_sent_the_newest_weights_before_it_runs():
+    world = World()
+    world.pool.add(1)
+    world.run("actor-0", version=1)
+    world.pool.add(1)
+    world.start("actor-1")
+    assert world.states()["actor-1"] is State.JOINING
+    assert world.sync and world.sync.targets[-1] == {"actor-0", "actor-1"}
+    assert world.pool.held_version() == 1  # who joins holds nobody up
+    world.acknowledge("actor-0", "actor-1", version=1)
+    assert world.states()["actor-1"] is State.RUNNING
+
+
+def test_the_slowest_actor_says_which_version_is_held():
+    world = World()
+    world.pool.add(2)
+    world.run("actor-0", "actor-1", version=1)
+    world.pool.publish()
+    world.acknowledge("actor-0", version=2)
+    assert world.pool.held_version() == 1
+    world.calls.happening = [lambda: world.acknowledge("actor-1", version=2)]
+    world.pool.publish()
+    world.pool.wait_for_version(2)
+    assert world.pool.held_version() == 2
+
+
+def test_an_older_acknowledgement_takes_nothing_back():
+    world = World()
+    world.pool.add(1)
+    world.run("actor-0", version=5)
+    world.pool.publish()
+    world.acknowledge("actor-0", version=4)
+    assert world.pool.held_version() == 5
+
+
+def test_a_dead_actor_s_work_goes_to_the_others_and_another_takes_its_place():
+    world = World()
+    world.pool.add(2)
+    world.run("actor-0", "actor-1")
+    world.factory.workers["actor-0"].last("run").fail(DIED)
+    world.pool.poll()
+    assert world.buffer.released == ["actor-0"]
+    assert world.factory.workers["actor-0"].killed and world.factory.placements["actor-0"].removed
+    assert world.states() == {"actor-1": State.RUNNING, "actor-2": State.PLACING}
+    assert world.sync and world.sync.targets[-1] == {"actor-1"}
+
+
+def test_the_third_actor_that_fails_without_progress_ends_the_run_with_its_reason():
+    world = World()
+    world.pool.add(1)
+    for name in ("actor-0", "actor-1"):
+        world.place(name)
+        world.factory.workers[name].last("ready").fail(WorkerFailure("RuntimeError: no kernel", died=False))
+        world.pool.poll()
+    world.place("actor-2")
+    world.factory.workers["actor-2"].last("ready").fail(WorkerFailure("RuntimeError: no kernel", died=False))
+    with pytest.raises(UserError, match=r"3 actors failed, the last, actor-2, with: RuntimeError: no kernel"):
+        world.pool.poll()
+
+
+def test_actors_that_fail_between_finished_work_are_replaced_up_to_the_limit():
+    world = World(limits=Limits(replacements=4))
+    world.pool.add(1)
+    for number in range(4):
+        world.run(f"actor-{number}")
+        world.buffer.inserted += 1
+        world.factory.workers[f"actor-{number}"].last("run").fail(DIED)
+        world.pool.poll()
+    world.run("actor-4")
+    world.buffer.inserted += 1
+    world.factory.workers["actor-4"].last("run").fail(DIED)
+    with pytest.raises(UserError, match="5 actors failed"):
+        world.pool.poll()
+
+
+def test_what_the_user_has_to_mend_ends_the_run_at_the_first_actor():
+    world = World()
+    world.pool.add(1)
+    world.place("actor-0")
+    world.factory.workers["actor-0"].last("ready").fail(UserError("generation: vLLM can't start an engine for m"))
+    with pytest.raises(UserError, match="can't start an engine for m"):
+        world.pool.poll()
+
+
+def test_an_actor_that_weights_do_not_reach_is_replaced_and_the_others_run_on():
+    world = World()
+    world.pool.add(2)
+    world.run("actor-0", "actor-1", version=1)
+    world.pool.publish()
+    assert world.sync
+    acks = [Ack("actor-0", 2, 0.1), Ack("actor-1", 2, 0.0, "no answer within 5 s")]
+    next(call for call in world.sync.sends if not call.done).answer(acks)
+    world.pool.poll()
+    assert world.states() == {"actor-0": State.RUNNING, "actor-2": State.PLACING}
+    assert world.pool.held_version() == 2
+
+
+def test_an_actor_that_dies_while_it_joins_is_replaced_when_weights_do_not_reach_it():
+    world = World()
+    world.pool.add(1)
+    world.start("actor-0")
+    world.pool.publish()
+    world.acknowledge("actor-0", version=0, error="the actor died")
+    assert world.states() == {"actor-1": State.PLACING}
+
+
+def test_an_acknowledgement_of_an_actor_that_has_left_is_nobody_s():
+    world = World()
+    world.pool.add(1)
+    world.run("actor-0")
+    world.pool.publish()
+    world.factory.workers["actor-0"].last("run").answer()  # it was asked to leave and has
+    world.pool.poll()
+    world.acknowledge("actor-0", version=1)
+    assert world.states() == {}
+    assert world.pool.held_version() == -1
+
+
+def test_a_person_s_request_adds_actors_and_lets_the_newest_go():
+    world = World(mailbox=True)
+    world.pool.add(1)
+    world.run("actor-0")
+    assert world.mailbox
+    world.mailbox.last("actors_wanted").answer(2)
+    world.pool.poll()
+    assert list(world.states()) == ["actor-0", "actor-1", "actor-2"]
+    world.run("actor-1", "actor-2")
+    world.mailbox.last("actors_wanted").answer(-1)
+    world.pool.poll()
+    asked = [name for name, worker in world.factory.workers.items() if any(m == "drain" for m, _, _ in worker.calls)]
+    assert asked == ["actor-2"]
+    world.factory.workers["actor-2"].last("run").answer()
+    world.pool.poll()
+    assert "actor-2" not in world.states() and world.factory.workers["actor-2"].killed
+
+
+def test_a_run_that_no_actor_finds_a_place_in_ends_with_what_is_missing(monkeypatch):
+    monkeypatch.setattr("cluster.workers.actor_pool.totals", lambda: "the cluster has CPU 2, GPU 0")
+    world = World()
+    world.pool.add(1)
+
+    def an_hour_passes() -> None:
+        world.now += 3600
+
+    world.calls.happening = [an_hour_passes]
+    with pytest.raises(UserError, match=r"needs \{'CPU': 1.0\}, not placed within 60 s; the cluster has CPU 2, GPU 0"):
+        world.pool.wait_for_version(0)
+
+
+def test_one_more_that_finds_no_place_yet_holds_nobody_up():
+    world = World()
+    world.pool.add(1)
+    world.run("actor-0")
+    world.pool.add(1)
+    world.now += 3600
+    assert world.pool.first_done([], 0) == []
+    assert world.states() == {"actor-0": State.RUNNING, "actor-1": State.PLACING}
+
+
+def test_who_waits_for_something_else_looks_after_the_actors_meanwhile():
+    world = World(learner=False)
+    world.pool.add(1)
+    other = FakeWorker("rank-0").call("step")
+
+    def placed() -> None:
+        world.factory.placements["actor-0"].asked.answer()
+
+    def answered() -> None:
+        other.answer("done")
+
+    world.calls.happening = [placed, answered]
+    while other not in world.pool.first_done([other], 1.0):
+        pass
+    assert world.pool.answer(other) == "done"
+    assert world.states() == {"actor-0": State.STARTING}
+
+
+def test_the_dead_do_not_answer_calls_to_all():
+    world = World()
+    world.pool.add(2)
+    world.run("actor-0", "actor-1")
+    workers = world.factory.workers
+    original = FakeWorker.call
+
+    def answering(self: FakeWorker, method: str, *arguments: object, lane: str | None = None) -> Any:
+        call = original(self, method, *arguments, lane=lane)
+        if method == "status":
+            call.fail(DIED) if self is workers["actor-0"] else call.answer("alive")
+        return call
+
+    for worker in workers.values():
+        worker.call = answering.__get__(worker)  # type: ignore[method-assign]
+    assert world.pool.call_all("status") == ["alive"]
+
+
+def test_shutdown_leaves_no_process_and_no_place():
+    world = World()
+    world.pool.add(2)
+    world.start("actor-0")
+    world.pool.shutdown()
+    assert world.factory.workers["actor-0"].killed
+    assert all(placement.removed for placement in world.factory.placements.values())

@@ -13,17 +13,11 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import ray
-from ray.actor import ActorHandle
 
-from cluster.config.sections import ClusterConfig
-from cluster.workers import control
-from contracts.errors import UserError
 from support.paths import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -178,25 +172,3 @@ def test_no_such_run_and_no_such_cluster_are_one_line(cluster):
     nowhere = actors("job", f"127.0.0.1:{port}")
     assert nowhere.returncode == 2
     assert f"cluster.address 127.0.0.1:{port}" in nowhere.stderr and "Traceback" not in nowhere.stderr
-
-
-def wait_until_dead(mailbox: ActorHandle, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            ray.get(mailbox.want_actors.remote(0))
-        except ray.exceptions.RayActorError:
-            return
-        time.sleep(0.01)
-    raise TimeoutError(f"the killed actor still answers after {timeout_s} s")
-
-
-def test_a_run_that_ends_while_it_is_asked_is_one_line(ray_local, monkeypatch):
-    gone = control.open_control("gone")
-    ray.get(gone.want_actors.remote(0))
-    ray.kill(gone)  # does not wait for the death
-    wait_until_dead(gone)
-    monkeypatch.setattr(control, "ray_cluster", lambda config, cpus: nullcontext())
-    monkeypatch.setattr(control, "find_control", lambda run: gone)
-    with pytest.raises(UserError, match="run gone: it ended before it could be asked"):
-        control.change_actors("gone", 1, ClusterConfig(address="here"))

@@ -33,9 +33,8 @@ def test_progress_speaks_of_the_steps_after_the_first(caplog):
 
 
 def test_slow_steps_are_shown_in_seconds_a_step(caplog):
-    assert (
-        lines_of(caplog, (2, 60.0), (3, 100.0), (4, 140.0), total=6)[-1] == "4/6  loss 0.5000  40.0 s/step  80 s left"
-    )
+    shown = lines_of(caplog, (2, 60.0), (3, 100.0), (4, 140.0), total=6)
+    assert shown[-1] == "4/6  loss 0.5000  40.0 s/step  80 s left"
 
 
 def test_a_loss_that_is_not_there_is_no_crash(caplog):

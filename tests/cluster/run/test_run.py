@@ -19,6 +19,7 @@ from cluster.config.run_config import RunConfig
 from cluster.run.train import RunResult, train
 from cluster.storage.recording import read_batches
 from cluster.workers.control import find_control
+from cluster.workers.ray_calls import NAMESPACE
 
 pytestmark = pytest.mark.slow
 
@@ -170,7 +171,7 @@ def test_overlapped_run_survives_an_actor_and_grows_on_request(ray_local, task, 
         lines = tmp_path / "overlap" / "metrics.jsonl"
         while not (running.done() or (lines.exists() and len(lines.read_text().splitlines()) >= 3)):
             time.sleep(0.1)
-        ray.kill(ray.get_actor("overlap-actor-0", namespace="sapo"))
+        ray.kill(ray.get_actor("overlap-actor-0", namespace=NAMESPACE))
         ray.get(find_control("overlap").call("want_actors", 1))
         result = running.result()
     history = metrics(result)
@@ -182,3 +183,20 @@ def test_overlapped_run_survives_an_actor_and_grows_on_request(ray_local, task, 
     assert {pair.actor for batch in batches for pair in batch} >= {"actor-0", "actor-1", "actor-2"}
     last = history[-1]
     assert last["pairs/inserted"] + last["pairs/identical"] >= 60 * BATCH
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("victim", ["rank-1", "coordinator"])
+def test_after_a_death_the_run_goes_on_by_itself_and_is_the_run_that_would_have_been(
+    ray_local, lockstep, task, tmp_path, victim
+):
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(train, config(task, tmp_path, "mortal"))
+        whole = tmp_path / "mortal" / "checkpoints" / "step-4"
+        while not (running.done() or whole.exists()):
+            time.sleep(0.01)
+        ray.kill(ray.get_actor(f"mortal-{victim}", namespace=NAMESPACE))
+        result = running.result()
+    assert metrics(result) == metrics(lockstep)
+    assert same_weights(result, lockstep)
+    assert "it goes on from step-4" in (result.folder / "run.log").read_text()

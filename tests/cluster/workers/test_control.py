@@ -6,13 +6,13 @@ import asyncio
 from contextlib import nullcontext
 
 import pytest
-from support.fake_workers import FakeWorker
 
 from cluster.config.sections import ClusterConfig
 from cluster.workers import control
 from cluster.workers.control import Control
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
+from support.fake_workers import FakeWorker
 
 
 def test_requests_are_answered_in_their_order_whoever_came_first():

@@ -14,7 +14,8 @@ import pytest
 import ray
 import torch
 
-from cluster.config.run_config import RunConfig, validate_config
+from cluster.config.loading import validate_config
+from cluster.config.run_config import RunConfig
 from cluster.run.loop import RunResult, train
 from cluster.storage.recording import read_batches
 from cluster.workers.control import find_control

@@ -47,7 +47,9 @@ def table_of(path: Path | str, model: str, method: str = "sapo", **data: object)
 
 def texts(table: TokenTable, model: str) -> list[tuple[str, ...]]:
     tokenizer = load_tokenizer(ModelConfig(path=model))
-    return [tuple(tokenizer.decode(ids.tolist()) for ids in table[i] if ids is not None) for i in range(len(table))]
+    return [
+        tuple(str(tokenizer.decode(ids.tolist())) for ids in table[i] if ids is not None) for i in range(len(table))
+    ]
 
 
 def rejection(path: Path | str, model: str, method: str = "sapo", **data: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,10 @@ from support.prompts import USER
 
 def broken(prompt: str, response: str) -> float:
     raise KeyError("no such answer")
+
+
+def silent(prompt: str, response: str) -> Any:
+    return None
 
 
 def test_the_error_is_that_of_the_mean_over_prompts() -> None:
@@ -46,7 +51,7 @@ def test_a_check_that_fails_is_named_with_its_line_and_the_response() -> None:
     assert f"{Path(__file__).name}:" in said
     assert "p.jsonl:3" in said
     with pytest.raises(UserError, match="TypeError"):
-        score(lambda _, __: None, "mine:nothing", question, "r")
+        score(silent, "mine:nothing", question, "r")
 
 
 def test_a_check_is_found_by_its_import_path() -> None:

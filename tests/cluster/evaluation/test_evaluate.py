@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,12 +88,12 @@ def test_a_model_is_scored_by_what_it_says_greedily_and_sampled(
     assert 0 < result.sampled.mean <= 6
 
     tokenizer = load_tokenizer(ModelConfig(path=demo_model))
-    model = AutoModelForCausalLM.from_pretrained(demo_model)
+    model: Any = AutoModelForCausalLM.from_pretrained(demo_model)
     lengths = []
     for question in read_questions(prompts):
         ids = torch.tensor([question_ids(question, tokenizer)])
         said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
-        response = tokenizer.decode(said[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
+        response = str(tokenizer.decode(said[0, ids.shape[1] :].tolist(), skip_special_tokens=True))
         lengths.append([float(len(response.split()))])
     assert result.greedy == mean_score(lengths)
 

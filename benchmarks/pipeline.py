@@ -116,7 +116,7 @@ def _run_peer(config: str, steps: int) -> dict[str, float]:
 
 def _peer(path: str, steps: int) -> None:
     from benchmarks import paper_way
-    from cluster.config.run_config import load_config
+    from cluster.config.loading import load_config
     from cluster.data.table import load_table
 
     config = load_config(path)

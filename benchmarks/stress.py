@@ -25,7 +25,8 @@ import ray
 from benchmarks.delays import LOG_FOLDER, SlowActor
 from benchmarks.models import with_random_weights
 from benchmarks.report import machine, save, table_of
-from cluster.config.run_config import RunConfig, validate_config
+from cluster.config.loading import validate_config
+from cluster.config.run_config import RunConfig
 from cluster.run.loop import train
 from cluster.workers.control import NAMESPACE
 from demo.model import write_model

@@ -15,8 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cluster.config.run_config import load_config
-from cluster.evaluation.evaluate import Evaluation, evaluate
+from cluster.config.loading import load_config
+from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.messages import Evaluation
 from contracts.errors import UserError
 from demo.model import write_model
 from demo.task import write_data
@@ -49,7 +50,7 @@ def main() -> int:
     if sys.argv[1:] == ["data"]:
         return 0
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
-    from cluster.run.loop import train
+    from cluster.run.train import train
     from cluster.workers.ray_session import needed_cpus, ray_cluster
 
     configs = {name: load_config(f"configs/{name}.yaml") for name in ("demo-sft", "demo", "demo-sft-continued")}
@@ -103,5 +104,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except UserError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

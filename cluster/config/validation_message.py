@@ -1,4 +1,4 @@
-"""Says in one line what a configuration has wrong: the dotted key, its value and what would be right."""
+"""The validation message: one line that names the wrong key, its value and what would be right."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN_WORDS = {
 }
 
 
-def one_line(errors: list[ErrorDetails], root: type[Section]) -> str:
+def validation_message(errors: list[ErrorDetails], root: type[Section]) -> str:
     """The first wrong key as `key value: what would be right`, and which others there are.
 
     A misspelt key comes first: that another one is missing is only its consequence.
@@ -31,10 +31,10 @@ def one_line(errors: list[ErrorDetails], root: type[Section]) -> str:
         by_key.setdefault(_key(error["loc"], root), []).append(error)
     key, first = next(iter(by_key.items()))
     others = [k for k in by_key if k != key]
-    return _complaint(key, first, root) + (f" (also wrong: {', '.join(others)})" if others else "")
+    return _message_of(key, first, root) + (f" (also wrong: {', '.join(others)})" if others else "")
 
 
-def _complaint(key: str, errors: list[ErrorDetails], root: type[Section]) -> str:
+def _message_of(key: str, errors: list[ErrorDetails], root: type[Section]) -> str:
     error = errors[0]
     match error["type"]:
         case "extra_forbidden":

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import UserError
-from cluster.config.run_config import DataConfig
+from cluster.config.sections import DataConfig
+from cluster.data.locations import only_local
+from contracts.errors import UserError, first_line
 
 FILE_KINDS = (".jsonl", ".json", ".parquet")
 BATCH_ROWS = 1000
@@ -111,12 +112,3 @@ def _hub_rows(data: DataConfig) -> Iterator[dict[str, Any]]:
         raise UserError(
             f"data.path {data.path}: no local file or folder, nor loadable from the hub: {first_line(error)}"
         ) from error
-
-
-def only_local(path: str) -> bool:
-    """Whether a path can't be a hub name, which is ``name`` or ``owner/name``."""
-    return path.startswith((".", "/", "~")) or path.count("/") > 1
-
-
-def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""Pairs in a Parquet file, batch by batch: what ``sapo generate`` writes and method ``replay`` trains on."""
+"""Pairs in a Parquet file, batch by batch: ``sapo generate`` writes it, method ``replay`` trains on it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts.errors import UserError
+from contracts.errors import UserError, first_line
 from contracts.pair import PreferencePair, as_token_ids
+from contracts.version import VERSION, validate_format
 
+FORMAT = "1"
+"""Changes with the columns and their meaning."""
+FORMAT_KEY, VERSION_KEY = b"sapo.format", b"sapo.version"
 TOKENS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     [
@@ -29,13 +33,14 @@ SCHEMA = pa.schema(
         ("versions", TOKENS),
         ("mean_logprob", pa.float64()),
         ("ended", pa.bool_()),
-    ]
+    ],
+    metadata={FORMAT_KEY: FORMAT, VERSION_KEY: VERSION},
 )
 ARRAYS = ("prompt", "chosen", "replacement", "versions")
 
 
 class PairRecorder:
-    """Appends batches to a Parquet file; ``step`` is the optimizer step (from 0) that reads the batch."""
+    """Appends batches to a Parquet file."""
 
     def __init__(self, path: Path) -> None:
         """Open the file.
@@ -49,6 +54,7 @@ class PairRecorder:
             raise UserError(f"{path}: can't be written: {error}") from error
 
     def write(self, step: int, pairs: Sequence[PreferencePair]) -> None:
+        """Append the batch that optimizer step ``step`` (from 0) reads."""
         columns = {
             name: [step] * len(pairs) if name == "step" else [getattr(pair, name) for pair in pairs]
             for name in SCHEMA.names
@@ -63,15 +69,17 @@ def read_batches(path: str | Path) -> list[list[PreferencePair]]:
     """The recorded batches in order of their steps.
 
     Raises:
-        UserError: the file is missing, no recording, or has a gap.
+        UserError: the file is missing, no recording, of another format, or has a gap.
     """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"data.path {path}: can't be read as a recording: {str(error).splitlines()[0]}") from error
+        raise UserError(f"data.path {path}: can't be read as a recording: {first_line(error)}") from error
+    found = (table.schema.metadata or {}).get(FORMAT_KEY)
     missing = set(SCHEMA.names) - set(table.column_names)
-    if missing:
+    if missing and found is None:
         raise UserError(f"data.path {path}: not a recording of pairs: no column {', '.join(sorted(missing))}")
+    validate_format(f"data.path {path}", None if found is None else found.decode(), FORMAT)
     batches: dict[int, list[PreferencePair]] = {}
     for row in table.select(SCHEMA.names).to_pylist():
         step = row.pop("step")
@@ -84,7 +92,7 @@ def read_batches(path: str | Path) -> list[list[PreferencePair]]:
     return [batches[step] for step in range(first, last + 1)]
 
 
-def _pair(row: dict) -> PreferencePair:
+def _pair(row: dict[str, Any]) -> PreferencePair:
     arrays: dict[str, Any] = {name: as_token_ids(row.pop(name)) for name in ARRAYS}
     mean_logprob = row.pop("mean_logprob")
     return PreferencePair(**arrays, **row, mean_logprob=np.nan if mean_logprob is None else mean_logprob)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
-from typing import IO, Any
 
 import yaml
 
 from cluster.config.run_config import RunConfig
+from cluster.storage.json_lines import JsonLines, drop_lines_after
 from contracts.errors import UserError
 
 
@@ -44,9 +43,11 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
+        """Where all checkpoints are."""
         return self.path / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of that step is, or will be."""
         return self.checkpoints / f"step-{step}"
 
     def newest_checkpoint(self) -> Path | None:
@@ -64,33 +65,16 @@ class RunFolder:
         return [p for p in self.checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
 
     def keep_lines_below(self, name: str, step: int) -> None:
-        """Drop lines of a JSONL file after ``step``, as a resumed run writes them again, and a torn last line."""
-        path = self.path / name
-        if path.exists():
-            whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # what was being written has no line end
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
-            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        """Drop what a JSONL file has after ``step``."""
+        drop_lines_after(self.path / name, step)
 
     def recording(self, first_step: int) -> Path:
         """Where drawn pairs are recorded; a resumed run writes a file of its own."""
         return self.path / (f"pairs-from-{first_step}.parquet" if first_step else "pairs.parquet")
 
     def open_lines(self, name: str) -> JsonLines:
+        """A JSONL file of the run, to append to."""
         return JsonLines(self.path / name)
-
-
-class JsonLines:
-    """One JSON object a line, flushed as written."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[str] = path.open("a", encoding="utf-8")
-
-    def write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def as_yaml(config: RunConfig) -> str:

@@ -6,6 +6,7 @@ import json
 import random
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,8 @@ def test_the_model_has_a_token_for_every_word_of_the_task(tmp_path: Path) -> Non
     from transformers import AutoConfig, AutoTokenizer
 
     write_model(tmp_path)
-    tokenizer, config = AutoTokenizer.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
     known, held_out = prompts(0)
     words = {word for prompt in known + held_out for word in text(prompt).split()}
     words |= {str(number) for number in range(LARGEST_SUM + 1)}

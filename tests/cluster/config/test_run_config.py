@@ -1,4 +1,4 @@
-"""A configuration is read as written or refused in one line that names the key."""
+"""A configuration is read as written or rejected in one line that names the key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config.run_config import ConfigError, RunConfig, load_config
+from cluster.config.loading import load_config
+from cluster.config.run_config import RunConfig
+from contracts.errors import UserError
 from support.paths import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
@@ -21,11 +23,11 @@ def smallest(tmp_path: Path) -> Path:
     return path
 
 
-def refusal(path: Path, *overrides: str) -> str:
+def rejection(path: Path, *overrides: str) -> str:
     """The one line without the name of the file."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(UserError) as caught:
         load_config(path, overrides)
-    text = str(refused.value)
+    text = str(caught.value)
     assert "\n" not in text
     return text.removeprefix(f"{path}: ")
 
@@ -120,7 +122,7 @@ def test_sections_left_out_have_their_defaults(smallest: Path) -> None:
 def test_a_wrong_value_is_named_with_its_dotted_key_and_what_would_be_right(
     smallest: Path, override: str, line: str
 ) -> None:
-    assert refusal(smallest, override) == line
+    assert rejection(smallest, override) == line
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_a_wrong_value_is_named_with_its_dotted_key_and_what_would_be_right(
         ),
         (
             ["buffer.max_age=1", "weights.max_staleness=2"],
-            "buffer.max_age 1: pairs may be weights.max_staleness 2 steps old when written: at least that, or 0",
+            "buffer.max_age 1: pairs may be weights.max_staleness 2 steps old when generated: at least that, or 0",
         ),
         (
             ["buffer.max_age=3", "buffer.min_size=200"],
@@ -200,8 +202,8 @@ def test_a_wrong_value_is_named_with_its_dotted_key_and_what_would_be_right(
         ),
     ],
 )
-def test_sections_that_exclude_each_other_are_refused(smallest: Path, overrides: list[str], line: str) -> None:
-    assert refusal(smallest, *overrides) == line
+def test_sections_that_exclude_each_other_are_rejected(smallest: Path, overrides: list[str], line: str) -> None:
+    assert rejection(smallest, *overrides) == line
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def test_what_goes_together_is_accepted(smallest: Path, overrides: list[str]) ->
 def test_all_wrong_keys_are_named_a_misspelt_one_first(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("model: {pth: m}\nlearner: {steps: 0}\n")
-    assert refusal(path) == (
+    assert rejection(path) == (
         "model.pth: unknown key; did you mean model.path? (also wrong: model.path, data, learner.steps)"
     )
 
@@ -247,10 +249,10 @@ def test_all_wrong_keys_are_named_a_misspelt_one_first(tmp_path: Path) -> None:
         (SMALLEST + "buffer:\n  shards: 8\n  capacity: 4\n", "buffer.shards 8 is more than capacity 4"),
     ],
 )
-def test_a_file_without_the_sections_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_file_without_the_sections_is_rejected(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    assert refusal(path).startswith(words)
+    assert rejection(path).startswith(words)
 
 
 @pytest.mark.parametrize(
@@ -264,22 +266,22 @@ def test_a_file_without_the_sections_is_refused(tmp_path: Path, text: str, words
 def test_a_syntax_error_is_named_with_its_line(tmp_path: Path, text: str, line: int, words: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    assert refusal(path).startswith(f"{path}:{line}: {words}")
+    assert rejection(path).startswith(f"{path}:{line}: {words}")
 
 
-def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_readable_file_is_rejected(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"name: \xe9\xff\n")
-    assert refusal(latin) == "not UTF-8 text: invalid continuation byte at byte 6"
-    assert refusal(tmp_path) == "a folder; a YAML file is expected"
-    assert refusal(tmp_path / "none.yaml") == "no such config file"
+    assert rejection(latin) == "not UTF-8 text: invalid continuation byte at byte 6"
+    assert rejection(tmp_path) == "a folder; a YAML file is expected"
+    assert rejection(tmp_path / "none.yaml") == "no such config file"
 
 
 @pytest.mark.parametrize("override", ["learner", "=3", "a..b=3", ".x=1", "--steps"])
-def test_an_override_that_is_no_assignment_is_refused(smallest: Path, override: str) -> None:
-    assert refusal(smallest, override) == f"override '{override}': write it as key.sub=value"
+def test_an_override_that_is_no_assignment_is_rejected(smallest: Path, override: str) -> None:
+    assert rejection(smallest, override) == f"override '{override}': write it as key.sub=value"
 
 
 @pytest.mark.parametrize("override", ["name=[1", "model=[1]"])
-def test_an_override_that_cannot_be_merged_is_refused(smallest: Path, override: str) -> None:
-    assert refusal(smallest, override).startswith(f"override '{override}': ")
+def test_an_override_that_cannot_be_merged_is_rejected(smallest: Path, override: str) -> None:
+    assert rejection(smallest, override).startswith(f"override '{override}': ")

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.config.run_config import RunConfig, load_config
+from cluster.config.loading import load_config
+from cluster.config.run_config import RunConfig
 from cluster.storage.run_folder import RunFolder, as_yaml
 from contracts.errors import UserError
 
@@ -18,11 +19,11 @@ def config(output_dir: Path, **changes: object) -> RunConfig:
     return RunConfig.model_validate(values | changes)
 
 
-def refusal(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> str:
-    with pytest.raises(UserError) as refused:
+def rejection(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> str:
+    with pytest.raises(UserError) as caught:
         RunFolder(config, resume=resume, overwrite=overwrite)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_a_run_that_has_metrics_is_replaced_only_by_overwrite(tmp_path: Path) ->
     folder = RunFolder(config(tmp_path), resume=False, overwrite=False)
     folder.checkpoint(3).mkdir()
     (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
-    said = refusal(config(tmp_path))
+    said = rejection(config(tmp_path))
     assert said == f"{tmp_path / 'r'}: holds a run already; give another name=, or --resume, or --overwrite"
     assert folder.newest_checkpoint() == folder.checkpoint(3)
     RunFolder(config(tmp_path), resume=False, overwrite=True)
@@ -58,26 +59,26 @@ def test_a_resumed_run_keeps_what_is_there(tmp_path: Path) -> None:
     assert (folder.path / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
-def test_resume_without_a_whole_checkpoint_is_refused_and_makes_no_folder(tmp_path: Path) -> None:
-    assert refusal(config(tmp_path), resume=True).endswith(
+def test_resume_without_a_whole_checkpoint_is_rejected_and_makes_no_folder(tmp_path: Path) -> None:
+    assert rejection(config(tmp_path), resume=True).endswith(
         "--resume, but it holds no whole checkpoint; start without --resume"
     )
     assert not (tmp_path / "r").exists()
     (tmp_path / "r" / "checkpoints" / "step-4.tmp").mkdir(parents=True)
-    assert "no whole checkpoint" in refusal(config(tmp_path), resume=True)
+    assert "no whole checkpoint" in rejection(config(tmp_path), resume=True)
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
     (tmp_path / "r" / "checkpoints" / "step-4").mkdir(parents=True)
-    assert "exclude each other" in refusal(config(tmp_path), resume=True, overwrite=True)
+    assert "exclude each other" in rejection(config(tmp_path), resume=True, overwrite=True)
     assert (tmp_path / "r" / "checkpoints" / "step-4").exists()
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "runs"
-    assert refusal(config(output)).startswith(f"output_dir {output}: ")
-    assert "can't be written: Not a directory" in refusal(config(output))
+    assert rejection(config(output)).startswith(f"output_dir {output}: ")
+    assert "can't be written: Not a directory" in rejection(config(output))
 
 
 def test_only_whole_checkpoints_count_and_the_oldest_go(tmp_path: Path) -> None:
@@ -102,16 +103,3 @@ def test_a_resumed_run_rewrites_the_lines_after_its_checkpoint(tmp_path: Path) -
     again.write({"step": 3})
     again.close()
     assert (folder.path / "metrics.jsonl").read_text(encoding="utf-8").endswith('{"step": 3}\n')
-
-
-def test_a_line_that_was_being_written_when_the_run_died_is_dropped(tmp_path: Path) -> None:
-    folder = RunFolder(config(tmp_path), resume=False, overwrite=False)
-    (folder.path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
-    folder.keep_lines_below("metrics.jsonl", 5)
-    assert (folder.path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
-
-
-def test_lines_hold_no_value_that_json_does_not_know(tmp_path: Path) -> None:
-    lines = RunFolder(config(tmp_path), resume=False, overwrite=False).open_lines("metrics.jsonl")
-    with pytest.raises(ValueError, match="Out of range"):
-        lines.write({"step": 1, "loss": float("nan")})

@@ -1,0 +1,52 @@
+"""``sapo config``: a run's resolved configuration, or what every field means."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.cli.arguments import Overrides
+from cluster.config.loading import load_config
+from cluster.config.run_config import RunConfig
+from cluster.config.validation_message import inner_section
+from cluster.storage.run_folder import as_yaml
+from contracts.section import Section
+
+COLUMNS = 160
+"""Width of the table where the output is no terminal."""
+
+
+def config(
+    config: Annotated[Path | None, typer.Argument(help="YAML file of a run.")] = None,
+    overrides: Overrides = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Every field, its default and meaning.")] = False,
+) -> None:
+    """Print the resolved configuration, or with --explain what every field means."""
+    if explain or config is None:
+        table = Table(show_lines=False)
+        for head in ("field", "default", "meaning"):
+            table.add_column(head, overflow="fold")
+        for name, default, meaning in fields(RunConfig):
+            table.add_row(name, default, meaning)
+        Console(width=None if sys.stdout.isatty() else COLUMNS).print(table)
+        return
+    print(as_yaml(load_config(config, overrides or [])), end="")
+
+
+def fields(section: type[Section], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(dotted name, default, meaning) of every field below ``section``."""
+    rows = []
+    for name, field in section.model_fields.items():
+        inner = inner_section(field)
+        if inner is not None:
+            rows.extend(fields(inner, f"{prefix}{name}."))
+        else:
+            default = "required" if field.is_required() else json.dumps(field.default)
+            rows.append((prefix + name, default, field.description or ""))
+    return rows

@@ -1,0 +1,39 @@
+"""``sapo eval``: models compared on prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Folders or hub names of models, compared in one table.")],
+    prompts: Annotated[Path, typer.Option(help="JSONL with `messages` or `prompt`.")],
+    check: Annotated[str, typer.Option(help="`module:function` from (prompt, response) to a number or bool.")],
+    samples: Annotated[int, typer.Option(min=1, help="Sampled responses per prompt.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of the sampled ones.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score models on prompts with a check of your own, greedily and sampled."""
+    from cluster.evaluation.evaluate import evaluate as run
+
+    results = {
+        model: run(model, prompts, check, samples=samples, temperature=temperature, max_tokens=max_tokens)
+        for model in models
+    }
+    if as_json:
+        print(json.dumps({model: asdict(result) for model, result in results.items()}))
+        return
+    table = Table(title=f"{check} on {prompts} (± one standard error)")
+    for head in ("model", "greedy", f"sampled at {temperature:g}"):
+        table.add_column(head)
+    for model, result in results.items():
+        table.add_row(model, str(result.greedy), str(result.sampled))
+    Console().print(table)

@@ -1,0 +1,37 @@
+"""Loads the tokenizer of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.data.locations import reject_absent
+from contracts.errors import UserError, first_line
+from learner.config import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_tokenizer(model: ModelConfig, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with the template of the file ``chat_template`` if one is named.
+
+    Raises:
+        UserError: there is none at the path, it knows no end-of-sequence token, or the template can't be read.
+    """
+    key, path = ("model.tokenizer", model.tokenizer) if model.tokenizer else ("model.path", model.path)
+    reject_absent(path, key)
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    except Exception as error:  # OSError, ValueError, or a bare Exception from the Rust half: no tokenizer is there
+        raise UserError(f"{key} {path}: no tokenizer could be loaded: {first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{key} {path}: the tokenizer has no end-of-sequence token")
+    if chat_template:
+        try:
+            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"data.chat_template {chat_template}: can't be read: {first_line(error)}") from error
+    return tokenizer

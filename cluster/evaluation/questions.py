@@ -1,0 +1,73 @@
+"""Reads the prompts that a model is evaluated on, and turns them into token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.data.conversation import Messages, Unusable, render, validate_messages
+from cluster.data.rows import json_rows
+from cluster.data.table import prompt_ids
+from contracts.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line of the prompts file."""
+
+    where: str
+    """file:line"""
+    text: str
+    """What the check is shown: the last message, or the prompt."""
+    messages: Messages | None
+    """The conversation up to the response; None for a plain prompt."""
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The prompts of a JSONL file: ``messages`` (a last assistant turn is left out) or ``prompt``.
+
+    Raises:
+        UserError: there is no such file, no prompt in it, or a line that is none.
+    """
+    questions = [_question(row, f"{path}:{number}") for number, row in json_rows(path, "--prompts")]
+    if not questions:
+        raise UserError(f"--prompts {path}: no prompt in it")
+    return questions
+
+
+def _question(row: dict[str, Any], where: str) -> Question:
+    if "messages" in row:
+        try:
+            messages = validate_messages(row["messages"], "messages")
+        except Unusable as reason:
+            raise UserError(f"--prompts {where}: a line {reason}") from reason
+        asked = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+        if not asked:
+            raise UserError(f"--prompts {where}: no message before the response")
+        return Question(where, asked[-1]["content"], asked)
+    if isinstance(row.get("prompt"), str):
+        return Question(where, row["prompt"], None)
+    found = "a prompt that is not text" if "prompt" in row else f"the keys {', '.join(row) or '(none)'}"
+    raise UserError(f"--prompts {where}: messages, or prompt as text, is expected; found {found}")
+
+
+def question_ids(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids [prompt tokens], as training has them.
+
+    Raises:
+        UserError: the chat template rejects the conversation, or nothing is left of the prompt.
+    """
+    text, templated = question.text, question.messages is not None
+    if question.messages is not None:
+        try:
+            text = render(question.messages, tokenizer, add_generation_prompt=True)
+        except Unusable as reason:
+            raise UserError(f"--prompts {question.where}: {reason}") from reason
+    ids = prompt_ids(tokenizer, [text], templated=templated)[0]
+    if not ids:
+        raise UserError(f"--prompts {question.where}: the prompt is empty")
+    return ids

@@ -1,0 +1,104 @@
+"""The process with the engine: ``python -m cluster.evaluation.worker`` reads a job from stdin, prints its answer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.data.tokenizer import load_tokenizer
+from cluster.evaluation.checks import mean_score, score
+from cluster.evaluation.messages import Evaluation, EvaluationJob, Rejection, Share, as_json, read_job
+from cluster.evaluation.questions import question_ids, read_questions
+from contracts.errors import UserError, first_line
+from contracts.imports import import_function
+from learner.config import ModelConfig
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+
+def answer_questions(job: EvaluationJob) -> Evaluation:
+    """Load the model, answer every prompt, score the answers.
+
+    Raises:
+        UserError: model, prompts or check can't be used.
+    """
+    check = import_function(job.check, "--check")
+    questions = read_questions(Path(job.prompts))
+    tokenizer = load_tokenizer(ModelConfig(path=job.model))
+    prompts = [question_ids(question, tokenizer) for question in questions]
+    longest = max(map(len, prompts))
+    engine = start_engine(job.model, job.seed, longest)
+    positions = engine.llm_engine.model_config.max_model_len
+    if longest >= positions:
+        where = next(q.where for q, ids in zip(questions, prompts, strict=True) if len(ids) == longest)
+        raise UserError(f"--prompts {where}: {longest} tokens; model {job.model} holds {positions} with the response")
+    max_tokens = min(job.max_tokens, positions - longest)
+    eos: Any = tokenizer.eos_token_id
+
+    def scored(**sampling: Any) -> Share:
+        scores = []
+        for question, responses in zip(
+            questions, generate(engine, prompts, eos, max_tokens=max_tokens, **sampling), strict=True
+        ):
+            texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in responses]
+            scores.append([score(check, job.check, question, text) for text in texts])
+        return mean_score(scores)
+
+    greedy = scored(temperature=0.0)
+    sampled = scored(temperature=job.temperature, n=job.samples, seed=job.seed)
+    return Evaluation(greedy, sampled, len(prompts), job.samples)
+
+
+def start_engine(model: str, seed: int, longest: int) -> LLM:
+    """vLLM's engine in this process.
+
+    Args:
+        longest: tokens of the longest prompt.
+
+    Raises:
+        UserError: vLLM can't load the model.
+    """
+    import torch
+
+    from actors.engine import CPU_ENVIRONMENT, CPU_KV_CACHE_BYTES, QUIET_ENVIRONMENT
+
+    gpu = torch.cuda.is_available()
+    os.environ.update(QUIET_ENVIRONMENT if gpu else QUIET_ENVIRONMENT | CPU_ENVIRONMENT)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # Prefills stay whole on CPU, where a seeded request whose prefill is split crashes the engine.
+    cpu = {
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(8192, longest + 1),
+    }
+    options: dict[str, Any] = {} if gpu else cpu
+    from vllm import LLM
+
+    try:
+        return LLM(model, skip_tokenizer_init=True, seed=seed, **options)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"model {model}: vLLM can't load it: {first_line(error)}") from error
+
+
+def generate(engine: LLM, prompts: list[list[int]], eos: int, **sampling: Any) -> list[list[list[int]]]:
+    """Token ids [prompts][samples][tokens] of the responses.
+
+    Args:
+        sampling: of vLLM's ``SamplingParams``.
+    """
+    from vllm import SamplingParams
+
+    parameters = SamplingParams(detokenize=False, ignore_eos=True, stop_token_ids=[eos], **sampling)
+    outputs = engine.generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
+    return [[list(response.token_ids) for response in output.outputs] for output in outputs]
+
+
+if __name__ == "__main__":
+    try:
+        print(as_json(answer_questions(read_job(sys.stdin.read()))))
+    except UserError as error:
+        print(as_json(Rejection(str(error))))

@@ -1,0 +1,43 @@
+"""A tokenizer is loaded with the template that the configuration names, or rejected in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.config.sections import DataConfig
+from cluster.data.table import load_table
+from cluster.data.tokenizer import load_tokenizer
+from contracts.errors import UserError
+from learner.config import ModelConfig
+from support.dataset_rows import TEMPLATE, conversation, jsonl, rejection, texts
+
+
+def test_a_chat_template_from_a_file_serves_a_tokenizer_without_one(plain: str, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "d.jsonl", [{"messages": conversation("q", "a")}])
+    (tmp_path / "t.jinja").write_text(TEMPLATE)
+    config = DataConfig(path=str(path), chat_template=str(tmp_path / "t.jinja"))
+    table, tokenizer, _ = load_table(config, ModelConfig(path=plain), "sapo")
+    assert texts(table, plain) == [("<|user|>q</s><|assistant|>", "a</s>")]
+    assert tokenizer.chat_template == TEMPLATE
+    assert "has no chat template: name one in data.chat_template" in rejection(path, plain)
+    assert rejection(path, plain, chat_template="none.jinja").startswith("data.chat_template none.jinja: can't be read")
+
+
+def test_a_model_without_a_tokenizer_is_rejected(plain: str, tmp_path: Path) -> None:
+    def said(path: str, **more: str) -> str:
+        with pytest.raises(UserError) as caught:
+            load_tokenizer(ModelConfig.model_validate({"path": path} | more))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "tokenizer.json").write_text("{")
+    (tmp_path / "garbage" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert said(str(tmp_path / "none")) == f"model.path {tmp_path / 'none'}: no such folder"
+    assert said("runs/start/checkpoints/none") == "model.path runs/start/checkpoints/none: no such folder"
+    assert said(plain, tokenizer="./none") == "model.tokenizer ./none: no such folder"
+    for path in (str(tmp_path / "empty"), str(tmp_path / "garbage"), "some-owner/no-such-model"):
+        assert said(path).startswith(f"model.path {path}: no tokenizer could be loaded: ")

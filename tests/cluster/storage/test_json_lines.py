@@ -1,0 +1,33 @@
+"""Lines that a reader of JSON can read, whatever the run died on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.storage.json_lines import JsonLines, drop_lines_after
+
+
+def test_a_line_is_in_the_file_when_write_returns(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "l.jsonl")
+    lines.write({"step": 1, "text": "é"})
+    assert (tmp_path / "l.jsonl").read_text(encoding="utf-8") == '{"step": 1, "text": "é"}\n'
+
+
+def test_a_line_that_was_being_written_when_the_run_died_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
+    drop_lines_after(path, 5)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_where_no_file_is_none_is_made(tmp_path: Path) -> None:
+    drop_lines_after(tmp_path / "none.jsonl", 5)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_lines_hold_no_value_that_json_does_not_know(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="Out of range"):
+        lines.write({"step": 1, "loss": float("nan")})

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from cluster.config.sections import CheckpointConfig
 from cluster.run.callbacks import is_due
 from cluster.sources.base import BatchSource
-from cluster.storage.checkpoints import write_manifest
+from cluster.storage.checkpoints import write_manifest, written_aside
 from cluster.storage.run_folder import RunFolder
 from cluster.workers.learner_group import LearnerGroup
 
@@ -37,15 +37,13 @@ class Checkpointer:
     def save(self, step: int) -> Path:
         """Write the checkpoint of ``step``, delete the oldest ones; returns its folder."""
         final = self._folder.checkpoint(step)
-        aside = final.with_name(final.name + ".tmp")
-        aside.mkdir(parents=True, exist_ok=True)
-        self._group.save(aside / "learner")
-        self._group.export(aside)
-        for name in ("policy", "ema"):
-            self._tokenizer.save_pretrained(aside / name)
-        self._source.snapshot(aside)
-        (aside / "config.yaml").write_text((self._folder.path / "config.yaml").read_text())
-        write_manifest(aside, step, self._rows)
-        aside.rename(final)
+        with written_aside(final) as aside:
+            self._group.save(aside / "learner")
+            self._group.export(aside)
+            for name in ("policy", "ema"):
+                self._tokenizer.save_pretrained(aside / name)
+            self._source.snapshot(aside)
+            (aside / "config.yaml").write_text((self._folder.path / "config.yaml").read_text())
+            write_manifest(aside, step, self._rows)
         self._folder.prune(self._config.keep)
         return final

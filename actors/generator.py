@@ -18,7 +18,8 @@ from actors.plan import Plan, PlanItem
 from actors.splice import context, splice
 from actors.token_table import Row, TokenTable
 from buffer.client import ReplayBuffer
-from contracts.pair import Outcome, PreferencePair
+from buffer.messages import Finished, Outcome
+from contracts.pair import PreferencePair
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class GenerationActor:
         self._eos = frozenset(engine["eos"])
         self._engine = SegmentEngine(config=config, **engine)
         self._leave = asyncio.Event()
-        self._outbox: asyncio.Queue[tuple[int, Outcome, PreferencePair | None] | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[Finished | None] = asyncio.Queue()
         """Finished indices on their way to the buffer; None ends it."""
         self._hurry = asyncio.Event()
         """Insert what is finished without waiting for more."""
@@ -139,7 +140,7 @@ class GenerationActor:
                 # vLLM's validation refused this one request; any other error is the engine's and ends the actor.
                 logger.warning("index %d, row %d: request refused: %s", index, item.row, error)
                 written = None
-            self._outbox.put_nowait((index, *self._spliced(row, item, written)))
+            self._outbox.put_nowait(Finished(index, *self._spliced(row, item, written)))
         if not self._busy.count:
             self._hurry.set()
 
@@ -171,8 +172,7 @@ class GenerationActor:
             more = None not in batch
             finished = [entry for entry in batch if entry is not None]
             if finished:
-                outcomes = [(index, outcome) for index, outcome, _ in finished]
-                await self._buffer.insert(self.name, outcomes, [pair for _, _, pair in finished if pair is not None])
+                await self._buffer.insert(self.name, finished)
             for _ in batch:
                 self._outbox.task_done()
 

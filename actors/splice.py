@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from actors.config import AfterEos
 from actors.plan import PlanItem
 from actors.token_table import Row
-from contracts.pair import Outcome, PreferencePair, TokenIds, as_token_ids
+from buffer.messages import Outcome
+from contracts.pair import PreferencePair, TokenIds, as_token_ids
 
 
 def context(row: Row, item: PlanItem) -> TokenIds:
@@ -52,12 +53,12 @@ def splice(
     ended = bool(ends)
     has_suffix = item.end < len(row.response)
     if ended and has_suffix and after_eos == "reject":
-        return Outcome.REJECTED, None
+        return Outcome.DISCARDED, None
     suffix_kept = not ended
     if ended and has_suffix and after_eos == "keep":
         new, versions, suffix_kept = new[:-1], versions[:-1], True
         if not len(new):
-            return Outcome.REJECTED, None  # nothing is left to put in place of B
+            return Outcome.DISCARDED, None  # nothing is left to put in place of B
     pair = PreferencePair(
         prompt=row.prompt,
         chosen=row.response,

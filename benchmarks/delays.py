@@ -16,7 +16,8 @@ from actors.engine import Written
 from actors.generator import GenerationActor
 from actors.plan import PlanItem
 from actors.token_table import Row
-from contracts.pair import Outcome, PreferencePair
+from buffer.messages import Outcome
+from contracts.pair import PreferencePair
 from learner.loss.objectives import Scores, orpo
 
 LOG_FOLDER = "SAPO_STRESS_LOG"

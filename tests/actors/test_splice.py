@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from actors.plan import PlanItem
 from actors.splice import check, context, splice
 from actors.token_table import Row
-from contracts.pair import Outcome, as_token_ids
+from buffer.messages import Outcome
+from contracts.pair import as_token_ids
 
 EOS = 2
 words = st.lists(st.integers(3, 6), max_size=5)
@@ -49,7 +50,7 @@ def test_the_rejected_half_is_what_the_method_says_in_every_case(after_eos, writ
     else:
         rejected, kept = [*a, *new, EOS], False
     if early and (after_eos == "reject" or (after_eos == "keep" and not new)):
-        assert (outcome, pair) == (Outcome.REJECTED, None)
+        assert (outcome, pair) == (Outcome.DISCARDED, None)
     elif rejected == a + b + c:
         assert (outcome, pair) == (Outcome.IDENTICAL, None)
     else:

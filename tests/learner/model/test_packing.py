@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.pair import PreferencePair, as_token_ids, given_pair, supervised
+from contracts.pair import PreferencePair, as_token_ids, offline_pair, supervised
 from learner.model.packing import pack, split_by_cost
 
 
@@ -124,7 +124,7 @@ def test_a_supervised_row_is_one_sequence(mode):
 
 
 def test_a_given_pair_whose_rejected_half_begins_the_chosen_one_has_no_rejected_branch():
-    pair = given_pair(0, as_token_ids([5, 6]), as_token_ids([8, 9, 10]), as_token_ids([8, 9]))
+    pair = offline_pair(0, as_token_ids([5, 6]), as_token_ids([8, 9, 10]), as_token_ids([8, 9]))
     (batch,) = pack([pair], 99, "shared")
     assert batch.counts.tolist() == [[2, 1, 0, 0, 0]]
 

@@ -135,7 +135,6 @@ def _read_tensors(path: Path, names: list[str]) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged ({first_line(error)}); resume from another checkpoint") from error
     missing = [name for name in names if name not in found]
     if missing:
-        raise UserError(
-            f"{path}: damaged (lacks {len(missing)} tensors, the first is {missing[0]}); resume from another checkpoint"
-        )
+        lacks = f"lacks {len(missing)} of {len(names)} tensors, the first is {missing[0]}"
+        raise UserError(f"{path}: damaged ({lacks}); resume from another checkpoint")
     return {name: found[name] for name in names}

@@ -52,9 +52,9 @@ def test_flex_mask_equals_brute_force(window, softcap):
 @pytest.mark.parametrize(("dtype", "softcap"), [(torch.bfloat16, None), (torch.bfloat16, 2.0), (torch.float32, None)])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_gpu_routes_equal_the_segments_on_cpu(dtype, softcap, window):
-    on_cpu = states()
+    q, k, v = on_cpu = states()
     on_gpu = [t.detach().to("cuda", dtype).requires_grad_() for t in on_cpu]
-    expected = attend_by_segment(*on_cpu, RowLayout(SEGMENTS), window, 0.3, softcap, 0.0)
+    expected = attend_by_segment(q, k, v, RowLayout(SEGMENTS), window, 0.3, softcap, 0.0)
     attend = attention_gpu.kernel_for(dtype, softcap)
     found = attend(*on_gpu, RowLayout(SEGMENTS), window, 0.3, softcap, 0.0)
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2

@@ -59,7 +59,7 @@ def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any
     )
     ray.get(actor.ready.remote())
     module = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    layers, announced = list(named_layers(module, stage=0)), metadata(module)
+    layers, announced = list(named_layers(module, zero_stage=0)), metadata(module)
     source = torch.cat([weight.detach().flatten() for layer in layers for _, weight in layer]).view(torch.uint8)
     target = torch.empty_like(source)
     publisher = Publisher("shm", timeout_s=120)

@@ -34,7 +34,7 @@ class Sender:
         with torch.no_grad():
             for parameter in self._model.parameters():
                 parameter.add_(0.3 * parameter.std() * torch.randn(parameter.shape, generator=generator))
-        self._publisher.stage(version, metadata(self._model), named_layers(self._model, stage=0))
+        self._publisher.stage(version, metadata(self._model), named_layers(self._model, zero_stage=0))
         if damaged:
             slot = max(self._publisher._slots, key=lambda s: s.version)
             slot.bytes[100] += 1

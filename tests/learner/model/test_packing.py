@@ -72,8 +72,8 @@ def test_every_response_token_is_scored_once_after_exactly_its_own_context(mode,
         assert batch.counts.sum().item() == len(batch.targets)
         assert (batch.owners[: batch.prefix_scored] % 5 == 0).all()
         assert (batch.owners[batch.prefix_scored :] % 5 != 0).all()
-    for i, pair in enumerate(pairs):
-        expected = scored_by_hand(pair)
+    for i, whole in enumerate(pairs):
+        expected = scored_by_hand(whole)
         assert len(found[i]) == len(expected)
         assert set(found[i]) == expected
 

@@ -193,7 +193,7 @@ def score(check: Check, path: str, question: Question, response: str) -> float:
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
-    from actors.engine import CPU_ENVIRONMENT, CPU_KV_CACHE_BYTES, QUIET_ENVIRONMENT
+    from actors.engine_options import cpu_arguments, environment
 
     path, check = job["check"], load_check(job["check"])
     questions = read_questions(Path(job["prompts"]))
@@ -203,18 +203,11 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.is_available()
-    os.environ.update(QUIET_ENVIRONMENT if gpu else QUIET_ENVIRONMENT | CPU_ENVIRONMENT)
+    os.environ.update(environment(gpu))
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM, SamplingParams
 
-    # Prefills stay whole on CPU, where a seeded request whose prefill is split crashes the engine.
-    cpu = {
-        "enforce_eager": True,
-        "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(8192, longest + 1),
-    }
-    options: dict[str, Any] = {} if gpu else cpu
+    options = {} if gpu else cpu_arguments(longest + 1)
     try:
         engine = LLM(job["model"], skip_tokenizer_init=True, seed=job["seed"], **options)
     except (ValueError, OSError, RuntimeError) as error:

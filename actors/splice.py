@@ -23,7 +23,7 @@ def splice(
     row: Row,
     item: PlanItem,
     replacement: Sequence[int],
-    eos: Collection[int],
+    ends: Collection[int],
     after_eos: AfterEos,
     *,
     actor: str = "",
@@ -44,13 +44,15 @@ def splice(
     """
     new = as_token_ids(replacement)
     if len(new) > item.end - item.start:
-        raise ValueError(f"index {item.index}: {len(new)} tokens were written for a segment of {item.end - item.start}")
-    ends = [i for i, token in enumerate(new.tolist()) if token in eos]
-    if ends and ends[0] != len(new) - 1:
+        raise ValueError(
+            f"index {item.index}: {len(new)} tokens were generated for a segment of {item.end - item.start}"
+        )
+    places = [i for i, token in enumerate(new.tolist()) if token in ends]
+    if places and places[0] != len(new) - 1:
         raise ValueError(f"index {item.index}: the segment goes on after an end-of-sequence token")
     if versions is None:
         versions = np.zeros(len(new), np.int32)
-    ended = bool(ends)
+    ended = bool(places)
     has_suffix = item.end < len(row.response)
     if ended and has_suffix and after_eos == "reject":
         return Outcome.DISCARDED, None

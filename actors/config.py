@@ -18,7 +18,7 @@ class GenerationConfig(Section):
     segment_length: Count | None = Field(
         256, description="Tokens N of a segment B; null rewrites whole responses (SPIN)."
     )
-    responses_per_prompt: Count = Field(1, description="K: segments written per cut, each a pair of its own.")
+    responses_per_prompt: Count = Field(1, description="K: segments generated per cut, each a pair of its own.")
     temperature: Annotated[float, Field(ge=0.0)] = Field(0.7, description="Sampling temperature; 0 is greedy.")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.95, description="Nucleus sampling mass.")
     top_k: int = Field(50, description="Keep the k likeliest tokens; -1 keeps all.")

@@ -29,15 +29,15 @@ class InProcessEngine:
 
     def __init__(self, arguments: Any) -> None:
         """``arguments``: vLLM's ``EngineArgs``. The environment must say VLLM_ENABLE_V1_MULTIPROCESSING=0."""
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._arrived: list[_Request] = []
         """Requests of this round of the event loop: handed over together, so that they share the next step."""
         self._waiting: dict[str, _Request] = {}
         self._paused = False
         self._dead: BaseException | None = None
         started: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(arguments, started), name="engine", daemon=True)
-        self._thread.start()
+        # It ends with the process: an actor that leaves is killed.
+        threading.Thread(target=self._run, args=(arguments, started), name="engine", daemon=True).start()
         started.result()
 
     async def generate(self, prompt: Any, sampling_params: Any, request_id: str) -> AsyncIterator[Any]:
@@ -105,9 +105,6 @@ class InProcessEngine:
     async def init_weight_transfer_engine(self, request: Any) -> None:
         await self.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": request.init_info})
 
-    async def shutdown_weight_transfer_engine(self) -> None:
-        await self.collective_rpc("shutdown_weight_transfer_engine")
-
     async def start_weight_update(self) -> None:
         await self.collective_rpc("start_weight_update")
 
@@ -126,10 +123,6 @@ class InProcessEngine:
 
     async def wake_up(self) -> None:
         await self._on_thread(self._engine.wake_up)
-
-    def shutdown(self) -> None:
-        self._calls.put(None)
-        self._thread.join()
 
     @property
     def _core(self) -> Any:
@@ -153,26 +146,23 @@ class InProcessEngine:
             return
         started.set_result(None)
         try:
-            while self._serve_calls():
+            while True:
+                self._serve_calls()
                 if self._waiting and not self._paused:
                     self._step()
         except BaseException as error:
             self._dead = error
             self._settle([(request, error) for request in self._waiting.values()])
-        finally:
             self._engine.engine_core.shutdown()
 
-    def _serve_calls(self) -> bool:
-        """Run what others asked for; waits when there is nothing else to do. False: shut down."""
+    def _serve_calls(self) -> None:
+        """Run what others asked for; waits when there is nothing else to do."""
         idle = not self._waiting or self._paused
         while True:
             try:
-                entry = self._calls.get(block=idle)
+                call, answer = self._calls.get(block=idle)
             except queue.Empty:
-                return True
-            if entry is None:
-                return False
-            call, answer = entry
+                return
             try:
                 answer.set_result(call())
             except Exception as error:

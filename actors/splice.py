@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from actors.config import AfterEos
 from actors.plan import PlanItem
 from actors.token_table import Row
-from contracts.pair import Outcome, PreferencePair, TokenIds, as_token_ids
+from buffer.messages import Outcome
+from contracts.pair import PreferencePair, TokenIds, as_token_ids
 
 
 def context(row: Row, item: PlanItem) -> TokenIds:
@@ -22,7 +23,7 @@ def splice(
     row: Row,
     item: PlanItem,
     replacement: Sequence[int],
-    eos: Collection[int],
+    ends: Collection[int],
     after_eos: AfterEos,
     *,
     actor: str = "",
@@ -43,21 +44,23 @@ def splice(
     """
     new = as_token_ids(replacement)
     if len(new) > item.end - item.start:
-        raise ValueError(f"index {item.index}: {len(new)} tokens were written for a segment of {item.end - item.start}")
-    ends = [i for i, token in enumerate(new.tolist()) if token in eos]
-    if ends and ends[0] != len(new) - 1:
+        raise ValueError(
+            f"index {item.index}: {len(new)} tokens were generated for a segment of {item.end - item.start}"
+        )
+    places = [i for i, token in enumerate(new.tolist()) if token in ends]
+    if places and places[0] != len(new) - 1:
         raise ValueError(f"index {item.index}: the segment goes on after an end-of-sequence token")
     if versions is None:
         versions = np.zeros(len(new), np.int32)
-    ended = bool(ends)
+    ended = bool(places)
     has_suffix = item.end < len(row.response)
     if ended and has_suffix and after_eos == "reject":
-        return Outcome.REJECTED, None
+        return Outcome.DISCARDED, None
     suffix_kept = not ended
     if ended and has_suffix and after_eos == "keep":
         new, versions, suffix_kept = new[:-1], versions[:-1], True
         if not len(new):
-            return Outcome.REJECTED, None  # nothing is left to put in place of B
+            return Outcome.DISCARDED, None  # nothing is left to put in place of B
     pair = PreferencePair(
         prompt=row.prompt,
         chosen=row.response,

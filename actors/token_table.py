@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from contracts.pair import TokenIds, as_token_ids
 
+Tokens = Sequence[int] | NDArray[np.integer]
+"""Token ids of one sequence, of any integer type."""
+
 
 class Row(NamedTuple):
     """One row; int32 [tokens] each, views of the table."""
@@ -32,7 +35,7 @@ class Ragged:
     """int64 [sequences + 1]"""
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]]) -> Ragged:
+    def of(cls, sequences: Sequence[Tokens]) -> Ragged:
         lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
         offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
         flat = np.empty(int(offsets[-1]), np.int32)
@@ -61,7 +64,7 @@ class TokenTable:
     rejected: Ragged | None = None
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Sequence[Sequence[int]]]) -> TokenTable:
+    def from_rows(cls, rows: Sequence[Sequence[Tokens]]) -> TokenTable:
         """From (prompt ids, response ids) or (prompt ids, chosen ids, rejected ids) rows."""
         columns = list(zip(*rows, strict=True))
         return cls(*(Ragged.of(column) for column in columns))

@@ -1,11 +1,11 @@
-"""The moving average: seconds to update and to publish it as a share of a step, against a gather loop.
+"""The EMA: seconds to update and to publish it as a share of a step, against a gather loop.
 
     python -m benchmarks.average [--stages 0 2 3] [--shape 1024/256/64] [--pairs 2] [--steps 3]
 
 Two DeepSpeed ranks over gloo, one thread each, 16.9 M Llama in fp32. The peer is what the paper's code and other
-trainers do: a second whole model, and for each parameter a gather of it and of its average (under ZeRO-3; elsewhere
+trainers do: a second whole model, and for each parameter a gather of it and of its EMA (under ZeRO-3; elsewhere
 they are whole anyway), a lerp on the whole of it, and the partition written back. A publication is the learner's own
-call with a publisher that copies what it is handed into a buffer of its own.
+call with a weight sink that copies what it is handed into memory of its own.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from benchmarks.ranks import RANKS, in_group, step
 from benchmarks.report import machine, save, table_of
 from learner.rank import LearnerRank
 from learner.zero.shards import gathered
+from learner.zero.weights import WeightMetadata
 
 DECAY = 0.5
 
 
 class Sink:
-    """A publisher that copies the weights, as one does that sends them."""
+    """Copies the weights, as a sink does that sends them."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
-    def stage(self, version: int, metadata: list, layers: Iterator[list[tuple[str, Tensor]]]) -> None:
+    def stage(self, version: int, metadata: list[WeightMetadata], layers: Iterator[list[tuple[str, Tensor]]]) -> None:
         for name, tensor in chain.from_iterable(layers):
             self._kept.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
 
@@ -52,25 +53,24 @@ def measure(learner: LearnerRank, shape: str, count: int, steps: int) -> dict[st
     """Medians in seconds on this rank."""
     pairs = make_pairs(shape, count)
     trained = [_timed(lambda: step(learner, pairs)) for _ in range(steps + 1)][1:]
-    learner.attach(Sink())
     peer = _peer(learner)
     return {
         "step_s": statistics.median(trained),
-        "update_s": _median_s(learner.zero.ema.update, 7),
+        "update_s": _median_s(learner.ema.update, 7),
         "publish_s": _median_s(lambda: learner.stage(0), 3),
         "gather_loop_s": _median_s(lambda: _gather_loop(learner, peer), 3),
-        "average_mb": sum(v.numel() * v.element_size() for v in learner.zero.ema.values) / 2**20,
+        "average_mb": sum(v.numel() * v.element_size() for v in learner.ema.values) / 2**20,
         "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in learner.module.parameters()),
     }
 
 
 def _peer(learner: LearnerRank) -> nn.Module:
     """A second model, as the gather loop wants it: partitioned under ZeRO-3, whole elsewhere."""
-    if learner.stage_number < 3:
+    if learner.zero_stage < 3:
         return copy.deepcopy(learner.module)
     import deepspeed
 
-    model = type(learner.module)(learner.module.config)  # type: ignore[operator]
+    model = type(learner.module)(learner.module.config)
     settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
     deepspeed.zero.Init(module=model, config_dict_or_path=settings)
     return model
@@ -79,7 +79,7 @@ def _peer(learner: LearnerRank) -> nn.Module:
 @torch.no_grad()
 def _gather_loop(learner: LearnerRank, peer: nn.Module) -> None:
     for kept, new in zip(peer.parameters(), learner.module.parameters(), strict=True):
-        if learner.stage_number < 3:
+        if learner.zero_stage < 3:
             kept.lerp_(new, 1 - DECAY)
             continue
         with gathered([new], 3), _written_back(kept):
@@ -114,7 +114,14 @@ def main() -> None:
     options = parser.parse_args()
     results, rows = {}, []
     for stage in options.stages:
-        ranks = in_group(measure, options.shape, options.pairs, options.steps, learner={"zero_stage": stage})
+        ranks = in_group(
+            measure,
+            options.shape,
+            options.pairs,
+            options.steps,
+            make_sink=Sink,
+            sections={"learner": {"zero_stage": stage}},
+        )
         slowest = {name: max(rank[name] for rank in ranks) for name in ranks[0]}
         results[f"zero {stage}"] = slowest
         update, publish, loop = (slowest[f"{name}_s"] for name in ("update", "publish", "gather_loop"))
@@ -135,7 +142,7 @@ def main() -> None:
         "gather loop ms (of step)",
         "slower by",
         "publish ms (of step)",
-        "average MB a rank",
+        "EMA MB a rank",
     ]
     print(f"\nprompt/response/segment {options.shape}, {options.pairs} pairs a step, {RANKS} ranks")
     print(table_of(head, rows))

@@ -27,8 +27,9 @@ from buffer.client import ReplayBuffer
 from buffer.codec import encode
 from buffer.config import BufferConfig
 from buffer.index import ReplayIndex
+from buffer.messages import Finished, InsertRequest, InsertRow, Outcome, SlotPayloads
 from buffer.shard import Shard
-from contracts.pair import Outcome, PreferencePair, as_token_ids
+from contracts.pair import PreferencePair, as_token_ids
 
 BATCH = 256
 """Pairs per draw."""
@@ -139,9 +140,10 @@ def fill(buffer: ReplayBuffer, size: int) -> None:
     async def work() -> None:
         for first in range(0, size, 10_240):
             count = min(10_240, size - first)
-            indices = await buffer.front.lease.remote("fill", count)
-            rows = [(index, int(Outcome.INSERTED), bytes(bytearray(payload)), 0) for index in indices]
-            await buffer.front.insert.remote("fill", rows, 0)
+            indices = await buffer.lease("fill", count)
+            assert indices is not None
+            rows = [InsertRow(index, Outcome.INSERTED, bytes(bytearray(payload)), 0) for index in indices]
+            await buffer.coordinator.insert.remote(InsertRequest("fill", rows, 0))
 
     asyncio.run(work())
 
@@ -167,8 +169,8 @@ def measure_buffer(buffer: ReplayBuffer, seconds: float) -> dict[str, float]:
     async def insert() -> None:
         indices = await buffer.lease("bench", GROUP)
         assert indices is not None
-        outcomes = [(index, Outcome.INSERTED) for index in indices]
-        await buffer.insert("bench", outcomes, pairs[: len(indices)])
+        finished = [Finished(index, Outcome.INSERTED, pair) for index, pair in zip(indices, pairs, strict=False)]
+        await buffer.insert("bench", finished)
 
     draw_s = median_s(buffer.draw, 20)
     return {"draw_s": draw_s, "inserts_per_s": asyncio.run(insert_for(seconds, insert))}
@@ -191,7 +193,7 @@ def measure_peer(size: int, seconds: float) -> dict[str, float]:
 
 
 def measure_ray(sizes: list[int], shard_counts: list[int], seconds: float) -> list[dict[str, Any]]:
-    results = []
+    results: list[dict[str, Any]] = []
     for size in sizes:
         results.append({"size": size, "shards": None} | measure_peer(size, seconds))
         with tempfile.TemporaryDirectory() as folder:
@@ -224,12 +226,12 @@ def measure_bytes(shape: tuple[int, int, int]) -> dict[str, float]:
     pair, count = pair_of(shape), 20_000
     payload = encode(pair)
     shard, before = Shard(), resident_bytes()
-    shard.insert(list(range(count)), [bytes(bytearray(payload)) for _ in range(count)])
+    shard.insert(SlotPayloads({slot: bytes(bytearray(payload)) for slot in range(count)}))
     held = resident_bytes() - before
     draw, largest = random.Random(0), held
     for first in range(0, 3 * count, GROUP):
         slots = [slot % count for slot in range(first, first + GROUP)]
-        shard.insert(slots, [payload[: draw.randrange(len(payload) // 4, len(payload))] for _ in slots])
+        shard.insert(SlotPayloads({slot: payload[: draw.randrange(len(payload) // 4, len(payload))] for slot in slots}))
         largest = max(largest, resident_bytes() - before)
     return {
         "tokens_bytes": 4 * sum(shape),

@@ -12,11 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from actors.engine import Written
 from actors.generator import GenerationActor
+from actors.messages import Completion
 from actors.plan import PlanItem
 from actors.token_table import Row
-from contracts.pair import Outcome, PreferencePair
+from buffer.messages import Outcome
+from contracts.pair import PreferencePair
 from learner.loss.objectives import Scores, orpo
 
 LOG_FOLDER = "SAPO_STRESS_LOG"
@@ -38,14 +39,16 @@ def _pause() -> float:
 class SlowActor(GenerationActor):
     """Waits before and after a segment, and before it takes and after it has taken new weights."""
 
-    async def _write(self, index: int) -> None:
+    async def _work(self, index: int) -> None:
         await asyncio.sleep(_pause())
-        await super()._write(index)
+        await super()._work(index)
 
-    def _spliced(self, row: Row, item: PlanItem, written: Written | None) -> tuple[Outcome, PreferencePair | None]:
-        if written is not None:
-            _note(version=int(written.versions.max()))
-        return super()._spliced(row, item, written)
+    def _spliced(
+        self, row: Row, item: PlanItem, completion: Completion | None
+    ) -> tuple[Outcome, PreferencePair | None]:
+        if completion is not None:
+            _note(version=int(completion.versions.max()))
+        return super()._spliced(row, item, completion)
 
     async def start_weight_update(self) -> None:
         await asyncio.sleep(_pause())

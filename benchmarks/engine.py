@@ -1,6 +1,6 @@
 """Tokens per second through a generation actor against the bare engine on the same requests, alternating rounds.
 
-    python -m benchmarks.engine [--requests 256] [--rounds 20] [--plain]
+    python -m benchmarks.engine [--requests 256] [--rounds 20] [--unpacked]
 
 Bare: vLLM's ``LLM.generate`` on all requests at once, in a Ray actor of its own. Ours: the whole way, leases of a real
 buffer, cuts, splices and inserts included. Same model (3 M Llama, fp32, random), prompts of 20 tokens, segments of 64.
@@ -13,14 +13,14 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
 
 from actors.config import GenerationConfig
-from actors.engine import CPU_ENVIRONMENT, CPU_KV_CACHE_BYTES, QUIET_ENVIRONMENT
+from actors.engine_options import cpu_arguments, environment
 from actors.generator import GenerationActor
+from actors.messages import EngineSpec, Work
 from actors.plan import Plan
 from actors.splice import context
 from actors.token_table import TokenTable
@@ -33,34 +33,30 @@ PROMPT, SEGMENT, ROWS, VOCABULARY, EOS = 20, 64, 500, 1024, 2
 MAX_LENGTH = 128
 
 
-def requests(count: int) -> tuple[Plan, TokenTable]:
+def requests() -> Work:
     draw = np.random.default_rng(0)
     rows = [(draw.integers(3, VOCABULARY, PROMPT), draw.integers(3, VOCABULARY, SEGMENT)) for _ in range(ROWS)]
     table = TokenTable.from_rows(rows)
-    return Plan(0, table.response_lengths, SEGMENT, 1), table
+    return Work(Plan(0, table.response_lengths, SEGMENT, 1), table)
 
 
-@ray.remote(num_cpus=0)
 class BareEngine:
     """vLLM offline, as its documentation shows it."""
 
-    def __init__(self, model: str, config: GenerationConfig, work: tuple[Plan, TokenTable]) -> None:
+    def __init__(self, model: str, config: GenerationConfig, work: Work) -> None:
         import os
 
-        os.environ.update(QUIET_ENVIRONMENT | CPU_ENVIRONMENT)
+        os.environ.update(environment(use_gpu=False))
         from vllm import LLM
 
-        self._config, (self._plan, self._table) = config, work
+        self._config, self._plan, self._table = config, work.plan, work.table
         self._engine = LLM(
             model,
             dtype="float32",
             skip_tokenizer_init=True,
             max_model_len=MAX_LENGTH,
             max_num_seqs=config.max_concurrent_requests,
-            enforce_eager=True,
-            kv_cache_memory_bytes=CPU_KV_CACHE_BYTES,
-            enable_chunked_prefill=False,
-            max_num_batched_tokens=8192,
+            **cpu_arguments(MAX_LENGTH),
         )
 
     def generate(self, first: int, count: int) -> int:
@@ -92,29 +88,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=256, help="per round")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--plain", action="store_true", help="the actor with generation.packed_weights=false")
+    parser.add_argument("--unpacked", action="store_true", help="the actor with generation.packed_weights=false")
     arguments = parser.parse_args()
     count = arguments.requests
     ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         model = write_llama(Path(folder), "3M", VOCABULARY)
-        config, work = GenerationConfig(segment_length=SEGMENT, packed_weights=not arguments.plain), requests(count)
-        bare = BareEngine.remote(model, config, work)
+        config, work = GenerationConfig(segment_length=SEGMENT, packed_weights=not arguments.unpacked), requests()
+        bare = ray.remote(num_cpus=0)(BareEngine).remote(model, config, work)
         buffer = ReplayBuffer.start(
             BufferConfig(capacity=count), seed=0, batch_size=1, inserts_per_step=count, ordered=False, ahead=0, behind=0
         )
-        engine: dict[str, Any] = {
-            "model": model,
-            "tokenizer": None,
-            "dtype": "float32",
-            "max_length": MAX_LENGTH,
-            "eos": (EOS,),
-            "seed": 0,
-            "backend": "shm",
-            "use_gpu": False,
-            "trust_remote_code": False,
-            "sleep_mode": False,
-        }
+        engine = EngineSpec(model, "float32", MAX_LENGTH, ends=(EOS,), seed=0, backend="shm", use_gpu=False)
         actor = (
             ray.remote(GenerationActor)
             .options(num_cpus=0, max_concurrency=100)

@@ -97,9 +97,9 @@ def ours(model: PreTrainedModel, pairs: list[PreferencePair], mode: Mode, object
     def step() -> tuple[float, int]:
         total, tokens = 0.0, 0
         for batch in pack(pairs, ONE_ROW, mode):
-            scores = score(model, batch, 1024, prefix_grad=loss_of.needs_prefix_grad)
+            logps = score(model, batch, 1024, prefix_grad=loss_of.needs_prefix_grad)
             reference = torch.from_numpy(_reference(pairs)[list(batch.pairs)])
-            loss, _ = loss_of.fn(Scores(scores.logps, scores.counts, reference))
+            loss, _ = loss_of.fn(Scores(logps, batch.counts, reference))
             (loss / len(pairs)).backward()
             total += loss.item() / len(pairs)
             tokens += batch.tokens
@@ -162,7 +162,7 @@ def trl_orpo(model: PreTrainedModel, pairs: list[PreferencePair]) -> Step:
     return _trl_step(trainer, trainer.data_collator(features))
 
 
-def _trl_step(trainer: Any, inputs: dict) -> Step:
+def _trl_step(trainer: Any, inputs: dict[str, Any]) -> Step:
     ids = [v for k, v in inputs.items() if k.endswith("input_ids") and not k.startswith("prompt")]
     tokens = sum(v.shape[0] for v in ids) * max(v.shape[1] for v in ids)
 
@@ -176,7 +176,7 @@ def _trl_step(trainer: Any, inputs: dict) -> Step:
     return step
 
 
-def _quiet() -> dict:
+def _quiet() -> dict[str, Any]:
     # A folder must be named; nothing is saved, so none is made for it.
     return {
         "output_dir": tempfile.gettempdir(),
@@ -189,14 +189,14 @@ def _quiet() -> dict:
     }
 
 
-def _rows():
+def _rows() -> Any:
     """TRL wants a dataset at construction; the measured batch is handed to its loss directly."""
     from datasets import Dataset
 
     return Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}] * 2)
 
 
-def _tokenizer():
+def _tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -219,7 +219,7 @@ CASES: dict[str, Callable[[PreTrainedModel, list[PreferencePair]], Step]] = {
 }
 
 
-def time_cases(shape: str, count: int, rounds: int, names: list[str]) -> dict[str, dict]:
+def time_cases(shape: str, count: int, rounds: int, names: list[str]) -> dict[str, dict[str, Any]]:
     """Every case once to warm up, then ``rounds`` times in turn."""
     model, pairs = make_model(), make_pairs(shape, count)
     # TRL's trainers replace their model's head: they work on copies.
@@ -261,7 +261,7 @@ def status_mb(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def table(cases: dict[str, dict]) -> str:
+def table(cases: dict[str, dict[str, Any]]) -> str:
     """One shape's cases: tokens computed, seconds, memory, and what they are of the shared forward's."""
     rows = []
     for name, case in cases.items():
@@ -302,7 +302,7 @@ def main() -> None:
     if options.measure:
         measure(options.shapes[0], options.pairs, options.measure)
         return
-    results: dict[str, dict[str, dict]] = {}
+    results: dict[str, dict[str, dict[str, Any]]] = {}
     for shape in [PAPER] if options.paper else options.shapes:
         results[shape] = time_cases(shape, options.pairs, options.rounds, options.cases)
         if not options.no_memory:

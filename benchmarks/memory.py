@@ -5,7 +5,7 @@
 Measured: two ranks over gloo, 16.9 M Llama; one DPO step whose pairs have no cached reference. The columns count the
 tensors that a rank holds between steps; the last one is the highest resident memory of its process beyond libraries,
 the loading of the model included. Estimated: DeepSpeed's model states (weights, gradients, masters, Adam) without
-activations, and beside them our average (fp32, sharded) and reference (bf16, sharded).
+activations, and beside them our EMA (fp32, sharded) and reference (bf16, sharded).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.learner import make_pairs
 from benchmarks.ranks import RANKS, in_group, step
 from benchmarks.report import machine, save, table_of
+from contracts.pair import REGIONS, ReferenceScore
 from learner.config import LoraConfig
 from learner.rank import LearnerRank
 
@@ -45,19 +47,20 @@ LARGE = {
     "Llama-3-8B on 4": (8_030_261_248, 525_336_576, 4),
     "Llama-3-8B on 2": (8_030_261_248, 525_336_576, 2),
 }
-KINDS = ("weights", "masters", "optimizer", "average", "reference")
+KINDS = ("weights", "masters", "optimizer", "ema", "reference")
 
 
 def held(learner: LearnerRank, shape: str, count: int) -> dict[str, Any]:
     """Bytes of this rank by kind, after a step; what two kinds share counts for the first."""
     # Version -1: no reference has it, so the step computes one.
-    step(learner, [p.with_reference(p.reference.__class__(-1, p.reference.logps)) for p in make_pairs(shape, count)])
-    states = [v for state in learner.zero.shards.optimizer_states() for v in state.values() if isinstance(v, Tensor)]
+    stale = ReferenceScore(-1, np.zeros(len(REGIONS), np.float32))
+    step(learner, [pair.with_reference(stale) for pair in make_pairs(shape, count)])
+    states = [v for state in learner.shards.optimizer_states() for v in state.values() if isinstance(v, Tensor)]
     tensors = {
         "weights": [getattr(p, "ds_tensor", p) for p in learner.module.parameters()],
-        "masters": learner.zero.shards.masters,
-        "average": learner.zero.ema.values,
-        "reference": learner.loss.reference.values,
+        "masters": learner.shards.masters,
+        "ema": learner.ema.values,
+        "reference": learner.reference.values,
     }
     seen: set[int] = set()
     sizes: dict[str, float] = {"optimizer": sum(v.numel() * v.element_size() for v in states)}
@@ -78,16 +81,16 @@ def estimates() -> list[list[str]]:
         for offload in (False, True):
             _, two = zero2(parameters, gpus, cpu_offload=offload)
             _, three, _ = zero3(parameters, largest, gpus, cpu_offload=offload, cpu_offload_params=False)
-            average, reference = 4 * parameters / gpus, 2 * parameters / gpus
+            ema, reference = 4 * parameters / gpus, 2 * parameters / gpus
             # Both live where the masters live.
-            ours = 0 if offload else average + reference
+            ours = 0 if offload else ema + reference
             cells = [two, three, two + ours, three + ours]
             rows.append(
                 [
                     name,
                     "host" if offload else "GPU",
                     *(f"{c / 2**30:.1f}" for c in cells),
-                    *(f"{c / 2**30:.1f}" for c in (average, reference)),
+                    *(f"{c / 2**30:.1f}" for c in (ema, reference)),
                 ]
             )
     return rows
@@ -100,13 +103,13 @@ def main() -> None:
     options = parser.parse_args()
     measured, rows = {}, []
     for name, sections in CONFIGURATIONS.items():
-        ranks = in_group(held, options.shape, options.pairs, **sections)
+        ranks = in_group(held, options.shape, options.pairs, sections=sections)
         measured[name] = {kind: max(rank[kind] for rank in ranks) for kind in ranks[0]}
         rows.append([name, *(f"{measured[name][kind]:.1f}" for kind in KINDS), f"{measured[name]['peak_mb']:.0f}"])
     print(f"\nMB a rank, {RANKS} ranks, prompt/response/segment {options.shape}, {options.pairs} pairs a step")
     print(table_of(["", *KINDS, "peak"], rows))
     estimated = estimates()
-    head = ["", "optimizer on", "ZeRO 2", "ZeRO 3", "ZeRO 2 + ours", "ZeRO 3 + ours", "average", "reference"]
+    head = ["", "optimizer on", "ZeRO 2", "ZeRO 3", "ZeRO 2 + ours", "ZeRO 3 + ours", "EMA", "reference"]
     print("\nGiB a GPU without activations, bf16 with Adam, estimated")
     print(table_of(head, estimated))
     settings = {"shape": options.shape, "pairs": options.pairs, "torch": torch.__version__}

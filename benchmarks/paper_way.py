@@ -14,7 +14,7 @@ from collections import deque
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import AutoModelForCausalLM, GenerationMixin, set_seed
 
 from actors.plan import Plan
 from actors.splice import splice
@@ -39,7 +39,7 @@ def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[fl
     for _ in range(steps):
         started = time.monotonic()
         while True:
-            for pair in _write(average, table, plan, range(index, index + size), eos, config):
+            for pair in _generate(average, table, plan, range(index, index + size), eos, config):
                 buffer.append([pair, 0])
             index += size
             if len(buffer) >= size:
@@ -63,8 +63,8 @@ def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[fl
 
 
 @torch.no_grad()
-def _write(
-    model: torch.nn.Module, table: TokenTable, plan: Plan, indices: range, eos: int, config: RunConfig
+def _generate(
+    model: GenerationMixin, table: TokenTable, plan: Plan, indices: range, eos: int, config: RunConfig
 ) -> list[PreferencePair]:
     items = [plan.item(i) for i in indices]
     rows = [table[item.row] for item in items]
@@ -88,9 +88,9 @@ def _write(
     )
     pairs = []
     for row, item, tokens in zip(rows, items, out[:, width:].tolist(), strict=True):
-        written = tokens[: item.end - item.start]
-        written = written[: written.index(eos) + 1] if eos in written else written
-        _, pair = splice(row, item, written, {eos}, generation.after_eos)
+        replacement = tokens[: item.end - item.start]
+        replacement = replacement[: replacement.index(eos) + 1] if eos in replacement else replacement
+        _, pair = splice(row, item, replacement, {eos}, generation.after_eos)
         if pair is not None:
             pairs.append(pair)
     return pairs
@@ -102,12 +102,12 @@ def _loss(
     """DPO against ``reference``, or ORPO without one, over padded sequences of both halves."""
     sequences = [(pair.prompt, half) for pair in pairs for half in (pair.chosen, pair.rejected)]
     width = max(len(prompt) + len(half) for prompt, half in sequences)
-    ids, attention, scored = np.zeros((3, len(sequences), width), np.int64)
+    filled = np.zeros((3, len(sequences), width), np.int64)
     for line, (prompt, half) in enumerate(sequences):
-        ids[line, : len(prompt) + len(half)] = np.concatenate((prompt, half))
-        attention[line, : len(prompt) + len(half)] = 1
-        scored[line, len(prompt) : len(prompt) + len(half)] = 1
-    ids, attention, scored = map(torch.from_numpy, (ids, attention, scored))
+        filled[0, line, : len(prompt) + len(half)] = np.concatenate((prompt, half))
+        filled[1, line, : len(prompt) + len(half)] = 1
+        filled[2, line, len(prompt) : len(prompt) + len(half)] = 1
+    ids, attention, scored = torch.from_numpy(filled)
 
     def logps(model: torch.nn.Module) -> torch.Tensor:
         logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1]

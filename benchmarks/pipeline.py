@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _compare(shape: str, config: str, count: int, steps: int) -> dict[str, list[dict[str, float]]]:
-    rounds: dict[str, list[dict[str, float]]] = {"paper's way": []} | {name: [] for name in WAYS}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ("paper's way", *WAYS)}
     for _ in range(count):
         rounds["paper's way"].append(_run_peer(config, steps))
         for name, overrides in WAYS.items():
@@ -80,7 +80,7 @@ def _compare(shape: str, config: str, count: int, steps: int) -> dict[str, list[
 
 def _run_ours(config: str, steps: int, overrides: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        said = subprocess.run(
+        printed = subprocess.run(
             [
                 sys.executable,
                 "-m",
@@ -103,7 +103,7 @@ def _run_ours(config: str, steps: int, overrides: list[str]) -> dict[str, float]
     batch = (metrics[-1]["pairs/drawn"] - metrics[0]["pairs/drawn"]) / (len(metrics) - 1)
     idle = sum(m["time/learner_idle_s"] for m in metrics) / wall
     # Actors are asked for their idle time at the end alone: this share is of all steps but the first.
-    actors_idle = int(re.findall(r"actors\s+idle\s+(\d+)%", said)[-1]) / 100
+    actors_idle = int(re.findall(r"actors\s+idle\s+(\d+)%", printed)[-1]) / 100
     return {"pairs_per_s": len(metrics) * batch / wall, "learner_idle": idle, "actors_idle": actors_idle}
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.publication [--sizes 3M 30M 110M] [--rounds 5]
 
 Staged: the learner's copy into shared memory with its checksums (what holds up training, beside the gather). Sent: the
-engine pauses, verifies every byte, loads, and goes on. Packed: ``generation.packed_weights``; plain: without. fp32, one
-machine, backend ``shm``, the run's own settings of the C library. Memcpy: the C library's, by one thread.
+engine pauses, verifies every byte, loads, and goes on. Packed: ``generation.packed_weights``; unpacked: without. fp32,
+one machine, backend ``shm``, the run's own settings of the C library. Memcpy: the C library's, by one thread.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from transformers import AutoModelForCausalLM
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
+from actors.messages import EngineSpec, Work
 from actors.plan import Plan
 from actors.token_table import TokenTable
 from benchmarks.models import SHAPES, write_llama
 from benchmarks.report import machine, save, table_of
-from cluster.weights.publisher import Publisher
+from cluster.weights.messages import PublisherSpec
 from cluster.workers.ray_session import LARGE_BLOCKS
 from learner.zero.weights import metadata, named_layers
 
@@ -39,19 +40,8 @@ VOCABULARY = 8192
 
 def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any]:
     model = write_llama(folder, size, VOCABULARY)
-    engine = {
-        "model": model,
-        "tokenizer": None,
-        "dtype": "float32",
-        "max_length": 256,
-        "eos": (2,),
-        "seed": 0,
-        "backend": "shm",
-        "use_gpu": False,
-        "trust_remote_code": False,
-        "sleep_mode": False,
-    }
-    nothing = (Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
+    engine = EngineSpec(model, "float32", max_length=256, ends=(2,), seed=0, backend="shm", use_gpu=False)
+    nothing = Work(Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     actor = (
         ray.remote(GenerationActor)
         .options(num_cpus=0, max_concurrency=100, runtime_env={"env_vars": LARGE_BLOCKS})
@@ -59,10 +49,10 @@ def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any
     )
     ray.get(actor.ready.remote())
     module = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    layers, announced = list(named_layers(module, stage=0)), metadata(module)
+    layers, announced = list(named_layers(module, zero_stage=0)), metadata(module)
     source = torch.cat([weight.detach().flatten() for layer in layers for _, weight in layer]).view(torch.uint8)
     target = torch.empty_like(source)
-    publisher = Publisher("shm", timeout_s=120)
+    publisher = PublisherSpec("shm", timeout_s=120).build()
     publisher.retarget({"actor-0": actor})
     seconds: dict[str, list[float]] = {"memcpy": [], "stage": [], "send": []}
     for version in range(rounds + 2):  # two warm-ups: both slots are mapped then
@@ -105,7 +95,7 @@ def main() -> None:
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         results = {
-            f"{size}, {'packed' if packed else 'plain'}": measure(size, packed, arguments.rounds, Path(folder))
+            f"{size}, {'packed' if packed else 'unpacked'}": measure(size, packed, arguments.rounds, Path(folder))
             for size in arguments.sizes
             for packed in (True, False)
         }

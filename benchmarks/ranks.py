@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,29 +14,37 @@ import torch.multiprocessing as mp
 
 from benchmarks.learner import make_model, status_mb
 from contracts.pair import PreferencePair
+from contracts.ports import free_port
 from learner.config import EmaConfig, LearnerConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, ReferenceConfig
+from learner.messages import RankSpec, StepReport
 from learner.model.packing import split_by_cost
-from learner.rank import LearnerRank, StepReport
+from learner.rank import LearnerRank
+from learner.zero.weight_sink import WeightSink
 
 RANKS = 2
 
 mp.set_forkserver_preload(["benchmarks.ranks", "peft", "deepspeed.runtime.zero.muon.muon_optimizer"])
 
 
-def in_group(body: Callable[..., dict[str, Any]], *arguments: Any, **sections: dict[str, Any]) -> list[dict[str, Any]]:
+def in_group(
+    body: Callable[..., dict[str, Any]],
+    *arguments: Any,
+    make_sink: Callable[[], WeightSink] | None = None,
+    sections: dict[str, dict[str, Any]],
+) -> list[dict[str, Any]]:
     """What ``body(learner, *arguments)`` returned on each rank of a fresh group that trains benchmarks.learner's model,
     and ``peak_mb``: what the process held at most beyond its libraries.
 
-    ``sections``: changes to the learner's configuration, by section.
+    Args:
+        make_sink: as ``LearnerRank`` takes it.
+        sections: changes to the learner's configuration, by section.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, socket.socket() as probe:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         make_model().config.save_pretrained(folder)
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+        port = free_port("127.0.0.1")
         with mock.patch.dict(os.environ, DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"):
             mp.start_processes(
-                _rank, (port, folder, sections, body, arguments), nprocs=RANKS, start_method="forkserver"
+                _rank, (port, folder, sections, make_sink, body, arguments), nprocs=RANKS, start_method="forkserver"
             )
         return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(RANKS)]
 
@@ -47,8 +54,9 @@ def _rank(
     port: int,
     folder: str,
     sections: dict[str, dict[str, Any]],
+    make_sink: Callable[[], WeightSink] | None,
     body: Callable[..., dict[str, Any]],
-    arguments: tuple,
+    arguments: tuple[Any, ...],
 ) -> None:
     parts: dict[str, Any] = {
         "model": ModelConfig(path=folder, dtype="float32", from_scratch=True),
@@ -60,7 +68,8 @@ def _rank(
     }
     changed = {name: part.model_copy(update=sections.get(name, {})) for name, part in parts.items()}
     before = status_mb("VmRSS")
-    learner = LearnerRank(rank, RANKS, **changed, max_length=8192, total_steps=1000, seed=0)
+    spec = RankSpec(**changed, max_length=8192, total_steps=1000, seed=0)
+    learner = LearnerRank(rank, RANKS, spec, make_sink)
     learner.rendezvous("127.0.0.1", port)
     learner.setup()
     result = body(learner, *arguments) | {"peak_mb": status_mb("VmHWM") - before}

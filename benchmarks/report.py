@@ -23,7 +23,7 @@ def machine() -> dict[str, Any]:
 
 
 def save(name: str, results: dict[str, Any]) -> None:
-    """Write ``results`` to benchmarks/results/NAME.json and say so."""
+    """Write ``results`` to benchmarks/results/NAME.json and print where."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(results, indent=1))

@@ -1,8 +1,9 @@
-"""SIMULATION: how many actors and shards the buffer's front carries before it is the bottleneck.
+"""SIMULATION: how many actors and shards the buffer's coordinator carries before it is the bottleneck.
 
 No engine runs here. A simulated engine leases plan indices, waits as long as a real one would take, and inserts
-pairs of realistic size; a simulated learner draws batches as fast as it gets them. Real are the buffer, its front,
-its shards, Ray, and the payloads. ``python -m benchmarks.scaling [--actors 1 16 64 256] [--shards 1 4 16 64]``
+pairs of realistic size; a simulated learner draws batches as fast as it gets them. Real are the buffer, its
+coordinator, its shards, Ray, and the payloads.
+``python -m benchmarks.scaling [--actors 1 16 64 256] [--shards 1 4 16 64]``
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import ray
 from benchmarks.report import machine, save, table_of
 from buffer.client import ReplayBuffer
 from buffer.config import BufferConfig
-from contracts.pair import Outcome, PreferencePair, as_token_ids
+from buffer.messages import Finished, Outcome
+from contracts.pair import PreferencePair, as_token_ids
 
 PROMPT, RESPONSE, SEGMENT = 512, 512, 256
 """Tokens of the pairs, about the paper's data."""
@@ -28,7 +30,6 @@ HOSTED = 32
 """Simulated engines per process: they only wait, so one process carries many."""
 
 
-@ray.remote(num_cpus=0)
 class SimulatedEngines:
     """Several engines, each with IN_FLIGHT requests that take REQUEST_S give or take a half."""
 
@@ -50,21 +51,21 @@ class SimulatedEngines:
     async def _slots(self, name: str) -> None:
         while (indices := await self._buffer.lease(name, 8)) is not None:
             await asyncio.sleep(REQUEST_S / self._speedup * self._waits.uniform(0.5, 1.5))
-            pairs = [
-                PreferencePair(
-                    prompt=self._prompt,
-                    chosen=self._chosen,
-                    start=128,
-                    end=128 + SEGMENT,
-                    replacement=self._replacement,
-                    suffix_kept=True,
-                    index=i,
-                    actor=name,
-                    versions=self._versions,
-                )
-                for i in indices
-            ]
-            await self._buffer.insert(name, [(i, Outcome.INSERTED) for i in indices], pairs)
+            finished = [Finished(index, Outcome.INSERTED, self._pair(index, name)) for index in indices]
+            await self._buffer.insert(name, finished)
+
+    def _pair(self, index: int, actor: str) -> PreferencePair:
+        return PreferencePair(
+            prompt=self._prompt,
+            chosen=self._chosen,
+            start=128,
+            end=128 + SEGMENT,
+            replacement=self._replacement,
+            suffix_kept=True,
+            index=index,
+            actor=actor,
+            versions=self._versions,
+        )
 
 
 def measure(actors: int, shards: int, seconds: float, speedup: float) -> dict[str, float]:
@@ -79,12 +80,13 @@ def measure(actors: int, shards: int, seconds: float, speedup: float) -> dict[st
         behind=1 << 30,
     )
     groups = [
-        SimulatedEngines.remote(buffer, first, min(HOSTED, actors - first), speedup)
+        ray.remote(SimulatedEngines).options(num_cpus=0).remote(buffer, first, min(HOSTED, actors - first), speedup)
         for first in range(0, actors, HOSTED)
     ]
     runs = [group.run.remote() for group in groups]
     buffer.draw()
-    before, started, draw_s = buffer.stats(), time.monotonic(), []
+    before, started = buffer.stats(), time.monotonic()
+    draw_s: list[float] = []
     while time.monotonic() - started < seconds:
         at = time.monotonic()
         buffer.draw()

@@ -83,7 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     minutes = parser.parse_args().minutes
-    started, results = time.monotonic(), []
+    started = time.monotonic()
+    results: list[dict[str, int]] = []
     with tempfile.TemporaryDirectory(prefix="stress-", dir="/tmp") as name:
         folder = Path(name)
         task(folder)

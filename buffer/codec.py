@@ -87,7 +87,7 @@ def decode(payload: bytes) -> PreferencePair:
 
 
 def _runs(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Lengths and values of the runs of equal neighbours; a segment is written by one or two versions."""
+    """Lengths and values of the runs of equal neighbours; one or two versions generate a segment."""
     if not len(values):
         return np.zeros(0, np.int64), values
     ends = np.append(np.flatnonzero(values[1:] != values[:-1]) + 1, len(values))

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-class Ledger:
+
+@dataclass(frozen=True)
+class LedgerState:
+    """What a restored ledger needs; leases are not kept, their holders are gone."""
+
+    mark: int
+    done: list[int]
+    """Indices accounted for above the mark, ascending."""
+
+
+class LeaseLedger:
     """Leases of plan indices 0, 1, 2, …
 
     Invariants: an index below ``next`` is returned to the pool, leased to one actor, or accounted for; ``mark`` is the
-    lowest index that is not accounted for; an index is accounted for once, a second report is refused.
+    lowest index that is not accounted for; an index is accounted for once, a second report is rejected.
     """
 
     def __init__(self, mark: int = 0) -> None:
@@ -42,14 +53,14 @@ class Ledger:
         self._holders.update(dict.fromkeys(indices, actor))
         return indices
 
-    def account(self, index: int) -> bool:
-        """Take note of an index's outcome; False if it was accounted for before.
+    def account(self, actor: str, index: int) -> bool:
+        """Take note of an index that ``actor`` reports; False if it was accounted for before.
 
         Raises:
             ValueError: the index was never leased.
         """
         if index >= self.next:
-            raise ValueError(f"plan index {index} is reported but was never leased: leases end at {self.next}")
+            raise ValueError(f"{actor} reports plan index {index}, which was never leased: leases end at {self.next}")
         if index < self.mark or index in self._done:
             return False
         # A report may come from an actor that was given up and whose index went back to the pool, or on to another.
@@ -69,14 +80,13 @@ class Ledger:
         self._returned.update(indices)
         return indices
 
-    def state(self) -> dict:
-        """What a restored ledger needs; leases are not kept, their holders are gone."""
-        return {"mark": self.mark, "done": sorted(self._done)}
+    def state(self) -> LedgerState:
+        return LedgerState(self.mark, sorted(self._done))
 
     @classmethod
-    def restored(cls, state: dict) -> Ledger:
-        ledger = cls(state["mark"])
-        ledger._done = set(state["done"])
+    def restored(cls, state: LedgerState) -> LeaseLedger:
+        ledger = cls(state.mark)
+        ledger._done = set(state.done)
         ledger.next = max(ledger._done, default=ledger.mark - 1) + 1
         ledger._returned = set(range(ledger.mark, ledger.next)) - ledger._done
         return ledger

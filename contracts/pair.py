@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +13,6 @@ TokenIds = NDArray[np.int32]
 REGIONS = ("prefix", "chosen_segment", "chosen_suffix", "rejected_segment", "rejected_suffix")
 """Order of the region axis wherever log-probabilities are kept by region: A, B, C of the chosen
 response, then B', C of the rejected one."""
-
-
-class Outcome(IntEnum):
-    """What became of one plan index. Every index gets exactly one."""
-
-    INSERTED = 0
-    IDENTICAL = 1
-    """The replacement equals the original segment: chosen and rejected would be the same."""
-    REJECTED = 2
-    """Refused by a setting (``generation.after_eos: reject``)."""
-    FAILED = 3
-    """The engine refused the request; the reason is in the actor's log."""
 
 
 def as_token_ids(tokens: object) -> TokenIds:
@@ -63,18 +50,19 @@ class PreferencePair:
     suffix_kept: bool
     """Whether C follows B' in the rejected response."""
     index: int = -1
-    """Plan index that made the pair; the row number for pairs that were given."""
+    """Plan index that made the pair; the row number for offline pairs."""
     row: int = -1
     """Row of the dataset."""
     actor: str = ""
-    """Who wrote the replacement; empty for given pairs."""
+    """Which actor generated the replacement; empty for offline pairs."""
     versions: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    """int32 [replacement tokens]: weights version (optimizer step of the average) that wrote each
-    token; empty for given pairs."""
+    """int32 [replacement tokens]: weights version (optimizer step of the EMA) that generated each
+    token; empty for offline pairs."""
     mean_logprob: float = float("nan")
-    """Mean log-probability in nats of the replacement's tokens under its writer, before temperature."""
+    """Mean log-probability in nats of the replacement's tokens under the weights that generated them, before
+    temperature."""
     ended: bool = False
-    """Whether the writer ended the replacement with an end-of-sequence token."""
+    """Whether the replacement ends with a generated end-of-sequence token."""
     reference: ReferenceScore | None = None
     """Cached reference log-probabilities."""
 
@@ -108,12 +96,12 @@ class PreferencePair:
 
     @property
     def version(self) -> int:
-        """Oldest weights version behind the pair; -1 for given pairs."""
+        """Oldest weights version behind the pair; -1 for offline pairs."""
         return int(self.versions.min()) if len(self.versions) else -1
 
     @property
     def newest_version(self) -> int:
-        """Newest weights version behind the pair, the one it was finished with; -1 for given pairs."""
+        """Newest weights version behind the pair, the one it was finished with; -1 for offline pairs."""
         return int(self.versions.max()) if len(self.versions) else -1
 
     @property
@@ -132,8 +120,8 @@ class PreferencePair:
         return replace(self, reference=reference)
 
 
-def given_pair(index: int, prompt: TokenIds, chosen: TokenIds, rejected: TokenIds) -> PreferencePair:
-    """A pair whose rejected half was given, not written here: A is the common prefix, no suffix is shared."""
+def offline_pair(index: int, prompt: TokenIds, chosen: TokenIds, rejected: TokenIds) -> PreferencePair:
+    """A pair whose rejected half comes from a dataset: A is the common prefix, no suffix is shared."""
     shorter = min(len(chosen), len(rejected))
     differs = np.flatnonzero(chosen[:shorter] != rejected[:shorter])
     start = int(differs[0]) if len(differs) else shorter

@@ -1,1 +1,1 @@
-"""DeepSpeed learner ranks: pack, forward, objective, step, average, publish."""
+"""DeepSpeed learner ranks: pack, forward, objective, step, EMA, publish."""

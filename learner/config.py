@@ -1,4 +1,4 @@
-"""The learner's configuration sections: model, objective, reference, optimizer, group, average."""
+"""The learner's configuration sections: model, objective, reference, optimizer, group, EMA."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ModelConfig(Section):
         False, description="Draw random weights for the architecture in `path`/config.json instead of loading any."
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="Compute dtype of learner and engines; master weights and average are fp32."
+        "bfloat16", description="Compute dtype of learner and engines; master weights and EMA are fp32."
     )
     trust_remote_code: bool = Field(False, description="Run model code that comes with the checkpoint.")
     gradient_checkpointing: bool = Field(
@@ -90,7 +90,7 @@ class ReferenceConfig(Section):
 
     mode: Literal["initial", "ema", "policy", "none"] = Field(
         "initial",
-        description="initial: the frozen start; ema / policy: a copy of the average / policy, renewed every `interval` "
+        description="initial: the frozen start; ema / policy: a copy of the EMA / policy, renewed every `interval` "
         "steps; none: for reference-free objectives.",
     )
     interval: Count = Field(108, description="Optimizer steps between renewals (ema and policy).")
@@ -124,7 +124,7 @@ class LearnerConfig(Section):
         description="ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 parameters too. bfloat16 starts "
         "at 2, which keeps fp32 masters and sums gradients in fp32.",
     )
-    offload_optimizer: bool = Field(False, description="Keep optimizer state and average in host memory (ZeRO 1-3).")
+    offload_optimizer: bool = Field(False, description="Keep optimizer state and EMA in host memory (ZeRO 1-3).")
     batch_size: Count = Field(32, description="Pairs (rows for sft) per optimizer step, over all ranks.")
     steps: Count | None = Field(None, description="Optimizer steps; default: `epochs` over the data.")
     epochs: PositiveFloat = Field(4.0, description="Passes over the data when steps is not given.")
@@ -148,10 +148,9 @@ class LearnerConfig(Section):
 
 
 class EmaConfig(Section):
-    """The moving average that writes the rejected segments."""
+    """The exponential moving average (EMA) of the policy, which generates the rejected segments."""
 
     decay: Fraction = Field(
         0.5,
-        description="Fraction kept per step: average = decay x average + (1 - decay) x policy. 0 is the policy, "
-        "1 frozen.",
+        description="Fraction kept per step: EMA = decay x EMA + (1 - decay) x policy. 0 is the policy, 1 frozen.",
     )

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from support.models import save_llama
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,42 +21,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-VOCABULARY = 128
-EOS, PAD, BOS = 2, 0, 1
-
-
-def make_llama(folder: Path, *, tied: bool, seed: int = 0) -> str:
-    """Save a random Llama of 0.1 M parameters; the scale of its weights makes its distribution uneven."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        tie_word_embeddings=tied,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        initializer_range=0.08,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
-
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_llama(tmp_path_factory.mktemp("models") / "untied", tied=False)
+    return save_llama(tmp_path_factory.mktemp("models") / "untied", tied=False)
 
 
 @pytest.fixture(scope="session")
 def tiny_llama_tied(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_llama(tmp_path_factory.mktemp("models") / "tied", tied=True)
+    return save_llama(tmp_path_factory.mktemp("models") / "tied", tied=True)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ CODE = re.compile(r"^\s*```.*?^\s*```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 """Fenced blocks and code spans."""
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"runs", "data"}
 FILE_ENDINGS = (".py", ".md", ".yaml", ".toml", ".jinja")
+MADE_BY_RUNS = ("benchmarks/results/", "config.yaml")
 
 
 def name_of(document: Path) -> str:
@@ -51,9 +52,9 @@ def missing_paths(text: str) -> list[str]:
 
 
 def is_of_the_tree(span: str) -> bool:
-    """It begins with a folder of the tree, or it ends as the tree's files do and is nowhere else."""
-    first, slash, _ = span.partition("/")
-    return (first in FOLDERS) if slash else span.endswith(FILE_ENDINGS) and span != "config.yaml"
+    """A file of the tree, or a folder below one of its folders, by its form. Metrics (``buffer/size``) have no ending."""
+    is_folder = span.endswith("/") and span.split("/")[0] in FOLDERS
+    return (is_folder or span.endswith(FILE_ENDINGS)) and span not in MADE_BY_RUNS
 
 
 def missing_targets(text: str, makefile: str) -> list[str]:
@@ -82,7 +83,7 @@ def test_every_path_make_target_and_benchmark_exists(document):
 
 def test_what_does_not_exist_is_found():
     text = """[a](docs/gone.md) [b](README.md#no-such-heading) [c](https://example.org) `cluster/run/gone.py` `gone.py`
-    `cluster/run/` `runs/NAME/` `objective.name`
+    `transfer/gone.py` `cluster/gone/` `cluster/run/` `runs/NAME/` `buffer/size` `objective.name`
 
     ```sh
     make gone    # makes nothing
@@ -90,6 +91,12 @@ def test_what_does_not_exist_is_found():
     ```
     python -m benchmarks.gone"""
     assert broken_links(ROOT / "README.md", text) == ["docs/gone.md", "README.md#no-such-heading"]
-    assert missing_paths(text) == ["cluster/run/gone.py", "gone.py", "configs/gone.yaml"]
+    assert missing_paths(text) == [
+        "cluster/run/gone.py",
+        "gone.py",
+        "transfer/gone.py",
+        "cluster/gone/",
+        "configs/gone.yaml",
+    ]
     assert missing_targets(text, "setup:\n") == ["gone"]
     assert missing_benchmarks(text) == ["gone"]

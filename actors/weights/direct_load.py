@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from actors.weights.parallel_copy import copy_all, in_parallel
 
 TOLERANCE = 0.02
-"""Largest relative error of a layer's output against plain arithmetic; bf16 has half of it, a wrong weight 50 times."""
+"""Largest relative error of a layer's output against torch's own; bf16 has half of it, a wrong weight 50 times."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,22 @@ class _Copied:
     sources: tuple[str, ...]
 
 
-class LiveWeights:
+class DirectLoad:
     """Where each published weight goes in a model of vLLM's."""
 
     def __init__(self, packed: list[_Packed], copied: list[_Copied], heads: list[Any]) -> None:
         self._packed, self._copied, self._heads = packed, copied, heads
 
     @classmethod
-    def of(cls, model: nn.Module, names: Iterable[str]) -> LiveWeights | None:
+    def of(cls, model: nn.Module, names: Iterable[str]) -> DirectLoad | None:
         """None: the model has something in it that only vLLM's own reload knows how to load."""
         from vllm.model_executor.layers.attention import Attention
         from vllm.model_executor.layers.linear import UnquantizedLinearMethod
         from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
         from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-        wanted, taken = set(names), []
+        wanted = set(names)
+        taken: list[str] = []
         together = getattr(model, "packed_modules_mapping", {})
 
         def sources(layer: str, parameter: str) -> tuple[str, ...]:
@@ -70,7 +71,9 @@ class LiveWeights:
             taken.extend(found)
             return found
 
-        packed, copied, embeddings = [], [], []
+        packed: list[_Packed] = []
+        copied: list[_Copied] = []
+        embeddings: list[Any] = []
         for name, layer in model.named_modules():
             method, left = getattr(layer, "quant_method", None), dict(layer.named_parameters(recurse=False))
             if type(method) is UnquantizedLinearMethod:

@@ -63,19 +63,11 @@ def start_engine(model: str, seed: int, longest: int) -> LLM:
     """
     import torch
 
-    from actors.engine import CPU_ENVIRONMENT, CPU_KV_CACHE_BYTES, QUIET_ENVIRONMENT
+    from actors.engine_options import cpu_arguments, environment
 
     gpu = torch.cuda.is_available()
-    os.environ.update(QUIET_ENVIRONMENT if gpu else QUIET_ENVIRONMENT | CPU_ENVIRONMENT)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # Prefills stay whole on CPU, where a seeded request whose prefill is split crashes the engine.
-    cpu = {
-        "enforce_eager": True,
-        "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(8192, longest + 1),
-    }
-    options: dict[str, Any] = {} if gpu else cpu
+    os.environ.update(environment(gpu) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
+    options = {} if gpu else cpu_arguments(longest + 1)
     from vllm import LLM
 
     try:

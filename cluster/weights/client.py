@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from torch import Tensor
+
+from cluster.weights.staging import StagedVersions
+from contracts.errors import last_line
 
 ALIVE_S = 30.0
 """Longest wait for a sign of life."""
 
 
 class TransferFailed(Exception):
-    """A transfer did not get through; ``actor`` is who failed, or everybody."""
+    """A transfer did not get through; ``actor``, one of the client's, is who failed."""
 
     def __init__(self, actor: str, reason: str) -> None:
         super().__init__(f"{actor}: {reason}")
@@ -32,10 +34,9 @@ class ActorsClient:
     actors: dict[str, ActorHandle]
     workers_per_engine: int
     timeout_s: float
-    version: int = field(default=-1, init=False)
-    """What ``finish_weight_update`` labels the weights with."""
-    digests: dict[str, Tensor] = field(default_factory=dict, init=False)
-    """What the weights were sent with, by name (``actors.weights.digest``); empty where the bytes have checksums."""
+    staged: StagedVersions
+    """What is sent. vLLM's senders finish an update without saying which version it was, so it is read here: the label
+    of the weights, and the digests they were sent with, by name (empty where the bytes have checksums)."""
 
     def check_alive(self) -> None:
         """Raises:
@@ -64,8 +65,8 @@ class ActorsClient:
         self._wait({name: actor.update_weights.remote(request) for name, actor in self.actors.items()})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        version = self.version if weight_version is None else int(weight_version)
-        digests = {name: int(digest) for name, digest in self.digests.items()}
+        version = self.staged.slot.version if weight_version is None else int(weight_version)
+        digests = {name: int(digest) for name, digest in self.staged.slot.digests.items()}
         self._wait({name: actor.finish_weight_update.remote(version, digests) for name, actor in self.actors.items()})
 
     def replace_weights(self, update_info: Any) -> None:
@@ -73,7 +74,8 @@ class ActorsClient:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         request = WeightTransferUpdateRequest(update_info=update_info)
-        self._wait({name: actor.replace_weights.remote(request, self.version) for name, actor in self.actors.items()})
+        version = self.staged.slot.version
+        self._wait({name: actor.replace_weights.remote(request, version) for name, actor in self.actors.items()})
 
     def _wait(self, calls: dict[str, ray.ObjectRef], timeout_s: float | None = None) -> None:
         timeout_s = timeout_s or self.timeout_s
@@ -85,5 +87,4 @@ class ActorsClient:
                 raise TransferFailed(name, f"no answer within {timeout_s:g} s") from error
             except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
                 cause = getattr(error, "cause", None) or error
-                lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
-                raise TransferFailed(name, lines[-1][:300]) from error
+                raise TransferFailed(name, last_line(cause)) from error

@@ -1,15 +1,14 @@
 """The sender's end of every backend, as engines of vLLM's ``WeightTransferTrainerFactory``.
 
-``shm`` and ``gloo`` are ours; ``nccl`` and ``ipc`` are vLLM's own. This file and ``actors/weights/receivers.py`` are
-all that knows vLLM's interface; ``tests/cluster/weights/test_transfer_contract.py`` fails when it changes.
+``shm`` and ``gloo`` are ours; ``nccl`` and ``ipc`` are vLLM's own. ``tests/cluster/weights/test_transfer_contract.py``
+pins what we rely on of vLLM's interface, and fails when it changes.
 """
 
 from __future__ import annotations
 
-import socket
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import ray
 import torch
@@ -21,11 +20,11 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from actors.weights.receivers import broadcast, gloo_group
+from actors.messages import Backend
+from actors.weights.gloo import broadcast, gloo_group
 from cluster.weights.client import ActorsClient
-from cluster.weights.staging import Slot
-
-Backend = Literal["shm", "gloo", "nccl", "ipc"]
+from cluster.weights.staging import StagedVersions
+from contracts.ports import free_port
 
 
 @dataclass
@@ -55,21 +54,24 @@ class SharedMemorySender(TrainerWeightTransferEngine[SharedMemoryInit]):
         return cls(client=client, source=source, is_sender=init_info.is_sender)
 
     def send_weights(self) -> None:
-        assert isinstance(self.source, Slot) and isinstance(self.client, ActorsClient)
-        self.client.replace_weights(asdict(self.source.update))
+        assert isinstance(self.source, StagedVersions) and isinstance(self.client, ActorsClient)
+        self.client.replace_weights(self.source.slot.update.request())
 
 
 class GlooSender(TrainerWeightTransferEngine[GlooInit]):
     """Broadcasts the staged bytes over TCP."""
 
     init_info_cls = GlooInit
-    _group: torch.distributed.ProcessGroup | None = None
+
+    def __init__(self, group: torch.distributed.ProcessGroup, **parts: Any) -> None:
+        """``parts``: what vLLM's own senders are made of."""
+        super().__init__(**parts)
+        self._group: torch.distributed.ProcessGroup | None = group
 
     @classmethod
     def trainer_init(
         cls, init_info: GlooInit, *, client: VLLMWeightSyncClient, source: WeightSource | None = None
     ) -> Self:
-        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         i = init_info
         rendezvous = {
             "address": i.address,
@@ -81,19 +83,19 @@ class GlooSender(TrainerWeightTransferEngine[GlooInit]):
         # The receivers wait inside the call for the sender to join, so both happen at once.
         with ThreadPoolExecutor(1) as pool:
             joined = pool.submit(client.init_weight_transfer_engine, rendezvous)
-            engine._group = gloo_group(i.address, i.port, 0, i.world_size, i.timeout_s)
+            group = gloo_group(i.address, i.port, 0, i.world_size, i.timeout_s)
             joined.result()
-        return engine
+        return cls(group, client=client, source=source, is_sender=i.is_sender)
 
     def send_weights(self) -> None:
-        assert isinstance(self.source, Slot) and self._group is not None
-        slot = self.source
+        assert isinstance(self.source, StagedVersions) and self._group is not None
+        slot = self.source.slot
         self.client.start_weight_update()
         pool = ThreadPoolExecutor(1)
         try:
-            received = pool.submit(self.client.update_weights, asdict(slot.update))
-            for first, end, _ in slot.update.buckets:
-                broadcast(self._group, slot.bytes[first:end])
+            received = pool.submit(self.client.update_weights, slot.update.request())
+            for bucket in slot.update.buckets:
+                broadcast(self._group, slot.bytes[bucket.first : bucket.end])
             received.result()
         finally:
             # A receiver that died leaves the call hanging: the error must get out before the call does.
@@ -110,8 +112,12 @@ for _engine in (SharedMemorySender, GlooSender):
         WeightTransferTrainerFactory.register_engine(_name, _engine)
 
 
-def connect(backend: Backend, client: ActorsClient, slot: Slot, timeout_s: float) -> TrainerWeightTransferEngine:
-    """An engine that sends ``slot`` to the client's actors; they have joined when this returns."""
+def connect(backend: Backend, client: ActorsClient) -> TrainerWeightTransferEngine:
+    """An engine that sends to the client's actors what is being sent; they have joined when this returns.
+
+    Raises:
+        TransferFailed: an actor did not join.
+    """
     client.check_alive()
     workers = len(client.actors) * client.workers_per_engine
     init: TrainerInitInfo
@@ -119,21 +125,18 @@ def connect(backend: Backend, client: ActorsClient, slot: Slot, timeout_s: float
         case "shm":
             init = SharedMemoryInit(rank=0)
         case "gloo":
-            address, port = _free_port()
-            init = GlooInit(address, port, workers + 1, timeout_s, rank=0)
+            init = GlooInit(ray.util.get_node_ip_address(), free_port(), workers + 1, client.timeout_s, rank=0)
         case "nccl":
             from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-            address, port = _free_port()
-            init = NCCLTrainerInitInfo(rank=0, master_address=address, master_port=port, world_size=workers + 1)
+            init = NCCLTrainerInitInfo(
+                rank=0,
+                master_address=ray.util.get_node_ip_address(),
+                master_port=free_port(),
+                world_size=workers + 1,
+            )
         case "ipc":
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
             init = IPCTrainerInitInfo(rank=0, packed=True)
-    return WeightTransferTrainerFactory.trainer_init(init, client=client, source=slot)
-
-
-def _free_port() -> tuple[str, int]:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return ray.util.get_node_ip_address(), probe.getsockname()[1]
+    return WeightTransferTrainerFactory.trainer_init(init, client=client, source=client.staged)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contracts.errors import UserError
+from contracts.imports import import_function
 from learner.config import ObjectiveConfig
 from learner.model.packing import CHOSEN_SEGMENT, CHOSEN_SUFFIX, PREFIX, REJECTED_SEGMENT, REJECTED_SUFFIX
 
@@ -294,13 +293,7 @@ def _with_common_metrics(loss: Loss, rejected: bool, scores: Scores) -> tuple[Te
 
 
 def _import_loss(path: str) -> Objective:
-    module_name, _, function_name = path.partition(":")
-    try:
-        fn = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"objective.name {path}: {error}; expected an importable module:function") from error
-    if not callable(fn):
-        raise UserError(f"objective.name {path}: {function_name} is a {type(fn).__name__}, expected a function")
+    fn = import_function(path, "objective.name")
     return Objective(
         fn,
         getattr(fn, "needs_reference", False),

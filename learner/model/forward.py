@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -22,19 +22,9 @@ WITH_SINKS = ("gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash", "hy_v
 KNOWN_OBSTACLES = dict.fromkeys(WITH_SINKS, "has attention sinks") | {
     "nemotron": "does not hand the forward's keywords on to its attention"
 }
-"""What no config field shows. The attention function refuses a model that is missing here."""
+"""What no config field shows. The attention function rejects a model that is missing here."""
 
 _OWN_ATTENTION = "_attention_before_segments"
-
-
-@dataclass(frozen=True)
-class RegionScores:
-    """Log-probabilities of a batch's pairs."""
-
-    logps: Tensor
-    """float32 [pairs, 5]: sums in nats over the regions of ``REGIONS``."""
-    counts: Tensor
-    """int32 [pairs, 5]: tokens behind each sum."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,7 @@ def sharing_obstacle(config: PreTrainedConfig) -> str | None:
     return next((reason for applies, reason in obstacles if applies), None)
 
 
-def score(model: nn.Module, batch: PackedBatch, chunk: int, *, prefix_grad: bool = True) -> RegionScores:
+def score(model: nn.Module, batch: PackedBatch, chunk: int, *, prefix_grad: bool = True) -> Tensor:
     """Score the pairs of a batch; differentiable when grad mode is on.
 
     Args:
@@ -98,13 +88,16 @@ def score(model: nn.Module, batch: PackedBatch, chunk: int, *, prefix_grad: bool
         batch: on the model's device.
         chunk: scored tokens per pass of the head; logits of more than this many never live at a time.
         prefix_grad: False computes log p(A) without gradient, for losses in which it cancels.
+
+    Returns:
+        float32 [pairs, 5]: log-probabilities in nats, summed over the regions of ``REGIONS``.
     """
     token_logps = token_scores(model, batch, chunk, prefix_grad=prefix_grad)
     pairs = len(batch.pairs)
     # Summed in float64: a response of a thousand tokens would lose the last digits otherwise.
     sums = torch.zeros(pairs * len(REGIONS), dtype=torch.float64, device=token_logps.device)
     sums = sums.index_add(0, batch.owners, token_logps.double())
-    return RegionScores(sums.view(pairs, len(REGIONS)).float(), batch.counts)
+    return sums.view(pairs, len(REGIONS)).float()
 
 
 def token_scores(model: nn.Module, batch: PackedBatch, chunk: int, *, prefix_grad: bool = True) -> Tensor:
@@ -129,7 +122,8 @@ def token_scores(model: nn.Module, batch: PackedBatch, chunk: int, *, prefix_gra
 
     # ZeRO-3 begins a new trace at the call of the root module, so the root must be called.
     with _forward_replaced(model, forward):
-        return model(batch.input_ids)
+        logps: Tensor = model(batch.input_ids)
+    return logps
 
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
@@ -165,10 +159,10 @@ def _head_logps(
     One call of the head's module holds all chunks: ZeRO-3 gathers its weight once, and ranks with different
     numbers of scored tokens still make the same number of gathers.
     """
-    plain = head.forward
+    head_forward = head.forward
 
     def one_chunk(states: Tensor, wanted: Tensor) -> Tensor:
-        logits = shape_logits(plain(states), config)
+        logits = shape_logits(head_forward(states), config)
         return logits.gather(-1, wanted[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
 
     def chunked(states: Tensor) -> Tensor:
@@ -188,7 +182,8 @@ def _head_logps(
         return torch.cat(parts) if parts else states.float().sum(-1)
 
     with _forward_replaced(head, chunked):
-        return head(hidden)
+        logps: Tensor = head(hidden)
+    return logps
 
 
 def _use_attention(causal: PreTrainedModel, batch: PackedBatch) -> None:
@@ -205,7 +200,7 @@ def _use_attention(causal: PreTrainedModel, batch: PackedBatch) -> None:
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]):
+def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """``module(...)`` runs ``forward`` between the module's hooks (DeepSpeed gathers parameters in them)."""
     kept = module.__dict__.get("forward")
     module.__dict__["forward"] = forward

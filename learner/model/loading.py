@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from contracts.errors import UserError
+from contracts.errors import UserError, first_line
 from learner.config import ModelConfig
+from learner.model.packing import PackedBatch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -39,10 +41,10 @@ def load_model(config: ModelConfig, seed: int) -> nn.Module:
                 config.path, dtype=dtype, trust_remote_code=config.trust_remote_code, output_loading_info=True
             )
             model, report = loaded
-            _refuse_missing(config.path, report)
+            _reject_missing_weights(config.path, report)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"model.path {config.path}: not loadable as a causal language model: {reason[:300]}") from error
+        reason = first_line(error)
+        raise UserError(f"model.path {config.path}: not loadable as a causal language model: {reason}") from error
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
@@ -50,16 +52,32 @@ def load_model(config: ModelConfig, seed: int) -> nn.Module:
     return _with_adapters(model, config) if config.lora else model
 
 
-def refuse_lengths(path: str, config: PreTrainedConfig, max_length: int) -> None:
-    """Raises:
-    UserError: sequences of ``max_length`` tokens are longer than the model's positions.
+def validate_length(path: str, config: PreTrainedConfig, max_length: int) -> None:
+    """The model must have a position for every token.
+
+    Raises:
+        UserError: sequences of ``max_length`` tokens are longer than the model's positions.
     """
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions and max_length > positions:
         raise UserError(f"data.max_length {max_length}: {path} has max_position_embeddings {positions}; at most that")
 
 
-def _refuse_missing(path: str, report: dict[str, Any]) -> None:
+def validate_token_ids(path: str, batches: Iterable[PackedBatch], vocabulary: int) -> None:
+    """The model must have an embedding for every token.
+
+    Raises:
+        UserError: a token id is ``vocabulary`` or more.
+    """
+    largest = max((int(batch.input_ids.max()) for batch in batches), default=0)
+    if largest >= vocabulary:
+        raise UserError(
+            f"model.path {path}: token id {largest} is outside its vocabulary of {vocabulary}; the tokenizer is "
+            "another model's"
+        )
+
+
+def _reject_missing_weights(path: str, report: dict[str, Any]) -> None:
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(f"model.path {path}: the checkpoint lacks {len(missing)} weights, the first is {missing[0]}")
@@ -87,4 +105,4 @@ def _with_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
             autocast_adapter_dtype=False,  # their fp32 masters are DeepSpeed's
         )
     except ValueError as error:
-        raise UserError(f"model.lora.target_modules {lora.target_modules}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"model.lora.target_modules {lora.target_modules}: {first_line(error)}") from error

@@ -29,12 +29,12 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class RowLayout:
     """Who attends to whom in one row. The segments cover the row from 0 in order."""
 
     segments: tuple[Segment, ...]
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """What learner/model/attention.py derives from the segments once and every layer uses."""
+    """What the attention of the device derives from the segments once and every layer uses."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PackedBatch:
     """[rows, width]: both branches of a pair continue from their shared part."""
     attention_mask: Tensor | None
     """[rows, width], 1 on real tokens (padded alone)."""
-    layout: Layout | None
+    layout: RowLayout | None
     """None when padded."""
     predictors: Tensor
     """[scored]: position, in the flattened [rows * width], whose hidden state predicts the token."""
@@ -70,7 +70,7 @@ class PackedBatch:
     def to(self, device: torch.device | str) -> PackedBatch:
         moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
         # A fresh layout: what attention derived from the old one lies on the old device.
-        layout = Layout(self.layout.segments) if self.layout else None
+        layout = RowLayout(self.layout.segments) if self.layout else None
         return replace(self, layout=layout, **moved)
 
 
@@ -234,7 +234,7 @@ def _row_batch(
         input_ids=torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
         position_ids=torch.from_numpy(np.concatenate(positions).astype(np.int64))[None],
         attention_mask=None,
-        layout=Layout(tuple(segments)),
+        layout=RowLayout(tuple(segments)),
         **scored.tensors(len(members)),
     )
 

@@ -1,4 +1,4 @@
-"""Compares the run's forward with the plain two-sequence forward on real pairs, before the first step."""
+"""Compares the run's forward with the two-sequence forward on real pairs, before the first step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_forward(
     """Score ``batch`` as the run will, and its last pair once more by the model's own forward of each half alone.
 
     The last pair has all others of its row before it, so what leaks between neighbours is seen too. Makes one
-    packed and two plain forwards on every rank, whatever the batch: under ZeRO-3 the ranks keep step.
+    packed forward and two of one sequence on every rank, whatever the batch: under ZeRO-3 the ranks keep step.
 
     Args:
         model: as for ``learner.model.forward.score``.
@@ -42,7 +42,7 @@ def check_forward(
     model.eval()
     try:
         ours = token_scores(model, batch, chunk)
-        theirs = _plain(model, pairs[batch.pairs[-1]], batch.input_ids.device)
+        theirs = _two_sequence_logps(model, pairs[batch.pairs[-1]], batch.input_ids.device)
     finally:
         model.train(was_training)
     local = len(batch.pairs) - 1
@@ -57,13 +57,13 @@ def check_forward(
     if not worst <= tolerance:
         raise UserError(
             f"learner.forward {mode}: log-probabilities of {causal.config.model_type} are {worst:.3g} nats per token "
-            f"off the plain forward in the {where.replace('_', ' ')} (allowed {tolerance:g}); set learner.forward: "
-            "padded"
+            f"off the two-sequence forward in the {where.replace('_', ' ')} (allowed {tolerance:g}); set "
+            "learner.forward: padded"
         )
     return worst
 
 
-def _plain(model: nn.Module, pair: PreferencePair, device: torch.device) -> list[Tensor]:
+def _two_sequence_logps(model: nn.Module, pair: PreferencePair, device: torch.device) -> list[Tensor]:
     """[tokens] of each region, by transformers' own forward of one half at a time."""
     causal = causal_model(model)
     before = causal.config._attn_implementation

@@ -1,115 +1,140 @@
-"""Saves and restores a rank bit for bit, and exports Hugging Face folders."""
+"""A rank's state on disk: rank-N.safetensors holds its tensors, rank-N.json everything else.
+
+Nothing in the files depends on a module path or class name. Tensors are bit-exact, and numbers too: JSON keeps the
+digits that a float needs.
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from contracts.errors import UserError
-from learner.config import OptimizerConfig
-from learner.loss.reference import Reference
-from learner.model.forward import causal_model
-from learner.zero.ema import MovingAverage
-from learner.zero.shards import Shards, gathered
-from learner.zero.weights import is_adapter, named_weights
+from contracts.errors import UserError, first_line
+from contracts.version import VERSION
+
+FORMAT = 1
+"""Raised whenever files of the format before can't be read any more."""
+
+Layout = dict[str, int | str]
+"""What a run must have in common with a checkpoint to go on from it, by config key."""
 
 
-class Rank(Protocol):
-    """What a checkpoint reads of a rank, and puts back."""
+@dataclass(frozen=True)
+class RankState:
+    """Everything that a bit-exact continuation of one rank needs."""
 
-    rank: int
-    world_size: int
-    stage_number: int
     steps: int
-    module: nn.Module
-    shards: Shards
-    average: MovingAverage
-    reference: Reference
-    optimizer_config: OptimizerConfig
+    """Optimizer steps done."""
+    masters: list[Tensor]
+    """fp32: the rank's own shard of the weights."""
+    optimizer: list[dict[str, Any]]
+    """State of each master: tensors (step counters too) and numbers, by the optimizer's names."""
+    ema: list[Tensor]
+    """fp32, the shapes of ``masters``."""
+    reference: list[Tensor]
+    """The reference's copy in the model's dtype; empty where it keeps none."""
+    reference_version: int
+    generators: dict[str, Tensor]
+    """State of the random generators, uint8 [bytes] each: ``host``, and ``device`` on a GPU."""
 
 
-def save(folder: Path, rank: Rank) -> None:
-    """One file a rank: masters, optimizer state, average, reference, generator state, step."""
+def save(folder: Path, rank: int, layout: Layout, state: RankState) -> None:
+    """Write the files of rank ``rank``."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {
-            "layout": _layout(rank),
-            "steps": rank.steps,
-            "masters": [m.detach().cpu() for m in rank.shards.masters],
-            "optimizer": rank.shards.optimizer_states(),
-            "average": [v.cpu() for v in rank.average.values],
-            "reference": [v.cpu() for v in rank.reference.values],
-            "reference_version": rank.reference.version,
-            "generator": torch.get_rng_state(),
-            "device_generator": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-        },
-        folder / f"rank-{rank.rank}.pt",
+    tensors = _by_name(state)
+    manifest = {
+        "format": FORMAT,
+        "program": VERSION,
+        "layout": layout,
+        "steps": state.steps,
+        "reference_version": state.reference_version,
+        "optimizer_numbers": [
+            {name: value for name, value in of_master.items() if not isinstance(value, Tensor)}
+            for of_master in state.optimizer
+        ],
+        "tensors": list(tensors),
+    }
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        folder / f"rank-{rank}.safetensors",
     )
-    dist.barrier()
+    (folder / f"rank-{rank}.json").write_text(json.dumps(manifest, indent=1))
 
 
-def load(folder: Path, rank: Rank) -> None:
-    """Put everything back.
+def load(folder: Path, rank: int, layout: Layout) -> RankState:
+    """What ``save`` wrote. Tensors are on the host and mapped from the file: copy what is to stay.
 
     Raises:
-        UserError: the file is missing or of another layout.
+        UserError: a file is missing, damaged, or of another format or layout.
     """
-    path = folder / f"rank-{rank.rank}.pt"
+    manifest = _read_manifest(folder, rank)
+    saved = manifest["layout"]
+    if saved != layout:
+        was = ", ".join(f"{k} {saved.get(k)}" for k in layout if saved.get(k) != layout[k])
+        now = ", ".join(f"{k} {v}" for k, v in layout.items() if saved.get(k) != v)
+        raise UserError(f"{folder}: saved with {was}; this run has {now}; resume with what it was saved with")
+    tensors = _read_tensors(folder / f"rank-{rank}.safetensors", manifest["tensors"])
+    return RankState(
+        steps=manifest["steps"],
+        masters=list(_under(tensors, "masters.").values()),
+        optimizer=[
+            numbers | _under(tensors, f"optimizer.{master}.")
+            for master, numbers in enumerate(manifest["optimizer_numbers"])
+        ],
+        ema=list(_under(tensors, "ema.").values()),
+        reference=list(_under(tensors, "reference.").values()),
+        reference_version=manifest["reference_version"],
+        generators=_under(tensors, "generators."),
+    )
+
+
+def _by_name(state: RankState) -> dict[str, Tensor]:
+    """All tensors; those of a list in its order."""
+    named = {
+        f"{part}.{i}": tensor
+        for part in ("masters", "ema", "reference")
+        for i, tensor in enumerate(getattr(state, part))
+    }
+    for master, of_master in enumerate(state.optimizer):
+        named |= {f"optimizer.{master}.{name}": v for name, v in of_master.items() if isinstance(v, Tensor)}
+    return named | {f"generators.{name}": generator for name, generator in state.generators.items()}
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _read_manifest(folder: Path, rank: int) -> dict[str, Any]:
+    path, unnumbered = folder / f"rank-{rank}.json", folder / f"rank-{rank}.pt"
+    reads = f"sapo {VERSION} reads format {FORMAT} alone"
+    if not path.is_file() and unnumbered.is_file():
+        raise UserError(f"{unnumbered}: a checkpoint from before format 1, without a format number; {reads}")
     if not path.is_file():
         raise UserError(f"{path}: missing; the checkpoint was made with fewer learner.ranks, or is not on this node")
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    layout = _layout(rank)
-    if state["layout"] != layout:
-        was = ", ".join(f"{k} {state['layout'].get(k)}" for k in layout if state["layout"].get(k) != layout[k])
-        now = ", ".join(f"{k} {v}" for k, v in layout.items() if state["layout"].get(k) != v)
-        raise UserError(f"{folder}: saved with {was}; this run has {now}; resume with what it was saved with")
-    rank.steps = state["steps"]
-    with torch.no_grad():
-        for kept, saved in zip(rank.shards.masters, state["masters"], strict=True):
-            kept.data.copy_(saved)
-        for kept, saved in zip(rank.average.values, state["average"], strict=True):
-            kept.copy_(saved)
-        for kept, saved in zip(rank.reference.values, state["reference"], strict=True):
-            kept.copy_(saved)
-    rank.shards.set_optimizer_states(state["optimizer"])
-    rank.reference.version = state["reference_version"]
-    torch.set_rng_state(state["generator"])
-    if state["device_generator"] is not None:
-        torch.cuda.set_rng_state(state["device_generator"])
-    rank.shards.reload()
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({first_line(error)}); resume from another checkpoint") from error
+    if manifest.get("format") != FORMAT:
+        written = f"format {manifest.get('format')}, written by sapo {manifest.get('program')}"
+        raise UserError(f"{path}: a checkpoint of {written}; {reads}")
+    return manifest
 
 
-def export(folder: Path, rank: Rank) -> None:
-    """Whole weights of policy and average in the model's dtype, written by rank 0."""
-    _write(folder / "policy", rank)
-    with rank.shards.holding(rank.average.values):
-        _write(folder / "ema", rank)
-    dist.barrier()
-
-
-def _write(folder: Path, rank: Rank) -> None:
-    weights: dict[str, Any] = {}
-    for name, tensor in named_weights(rank.module, rank.stage_number):
-        if rank.rank == 0:
-            weights[name] = tensor.detach().to("cpu", copy=True)
-    if rank.rank == 0:
-        causal_model(rank.module).save_pretrained(folder, state_dict=weights)
-    module: Any = rank.module
-    if hasattr(module, "peft_config"):
-        adapters = [p for name, p in module.named_parameters() if is_adapter(name)]
-        with gathered(adapters, rank.stage_number):
-            if rank.rank == 0:
-                module.save_pretrained(folder / "adapter", save_embedding_layers=False)
-
-
-def _layout(rank: Rank) -> dict[str, Any]:
-    return {
-        "learner.ranks": rank.world_size,
-        "learner.zero_stage": rank.stage_number,
-        "optimizer.name": rank.optimizer_config.name,
-        "weights per rank": sum(m.numel() for m in rank.shards.masters),
-    }
+def _read_tensors(path: Path, names: list[str]) -> dict[str, Tensor]:
+    """The file's tensors in the order of ``names``."""
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: damaged ({first_line(error)}); resume from another checkpoint") from error
+    missing = [name for name in names if name not in found]
+    if missing:
+        lacks = f"lacks {len(missing)} of {len(names)} tensors, the first is {missing[0]}"
+        raise UserError(f"{path}: damaged ({lacks}); resume from another checkpoint")
+    return {name: found[name] for name in names}

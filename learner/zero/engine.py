@@ -1,4 +1,4 @@
-"""The model inside DeepSpeed: process group, engine, and the module whose call is the forward."""
+"""The DeepSpeed engine: process group, the module whose call is the forward, initialization, optimizer step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
 from learner.model.forward import score, token_scores
 from learner.model.packing import PackedBatch
-from learner.zero.optim import deepspeed_config, effective_stage, make_optimizer
+from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer
 
 
 class Scorer(nn.Module):
-    """The module that DeepSpeed wraps: a packed batch in, log-probabilities out.
+    """The module inside the DeepSpeed engine: a packed batch in, log-probabilities out.
 
-    DeepSpeed's hooks (gathering, micro-step counting, ZeRO 3's trace) hang on the call of the wrapped module; calling
+    DeepSpeed's hooks (gathering, micro-step counting, ZeRO 3's trace) hang on the call of the engine's module; calling
     the model around them would silently drop the gradients of all but the last micro-batch under ZeRO 3.
     """
 
@@ -35,11 +35,11 @@ class Scorer(nn.Module):
         if by_token:
             return token_scores(self.model, batch, self._chunk)
         with activations_on_host() if self._offload and torch.is_grad_enabled() else nullcontext():
-            return score(self.model, batch, self._chunk, prefix_grad=self._prefix_grad).logps
+            return score(self.model, batch, self._chunk, prefix_grad=self._prefix_grad)
 
 
-def activations_on_host() -> AbstractContextManager:
-    """What the forward saves for the backward pass waits in host memory; weights, which live anyway, stay."""
+def activations_on_host() -> AbstractContextManager[None]:
+    """What the forward saves for the backward pass waits in host memory; weights, which stay anyway, are left."""
 
     def pack(tensor: Tensor) -> Any:
         if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter):
@@ -85,14 +85,14 @@ def join_group(rank: int, world_size: int, master_address: str, master_port: int
     return torch.device("cuda", 0) if gpu else torch.device("cpu")
 
 
-def wrap(
+def initialize(
     scorer: Scorer, device: torch.device, model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig
 ) -> Any:
     """The DeepSpeed engine over ``scorer``. All ranks together."""
     import deepspeed
 
     config = deepspeed_config(model, learner, optimizer)
-    if effective_stage(model, learner) == 3:
+    if effective_zero_stage(model, learner) == 3:
         # Cut up on the host, weight by weight: the whole model need not fit the device.
         deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
         for buffer in scorer.buffers():
@@ -102,3 +102,20 @@ def wrap(
     trainable = [p for p in scorer.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(model=scorer, optimizer=make_optimizer(optimizer, trainable), config=config)
     return engine
+
+
+def take_optimizer_step(engine: Any, zero_stage: int, lr: float) -> float:
+    """One step at learning rate ``lr`` with the accumulated gradients. All ranks together.
+
+    Returns:
+        The global gradient norm before clipping.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    if zero_stage == 0:  # DeepSpeed does not keep the norm there, and the step clears the gradients
+        grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(grads))
+        engine.step()
+        return norm
+    engine.step()
+    return float(engine.get_global_grad_norm())

@@ -51,15 +51,15 @@ def schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float
     return factor
 
 
-def effective_stage(model: ModelConfig, learner: LearnerConfig) -> int:
+def effective_zero_stage(model: ModelConfig, learner: LearnerConfig) -> int:
     """bf16 needs fp32 master weights and fp32 sums of gradients; in DeepSpeed ZeRO 2 is the first that has both."""
     return max(2, learner.zero_stage) if model.dtype == "bfloat16" else learner.zero_stage
 
 
 def deepspeed_config(model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig) -> dict[str, Any]:
-    """What ``deepspeed.initialize`` is given; accumulation boundaries are set by hand in the step."""
+    """What ``deepspeed.initialize`` is given; accumulation boundaries are set by hand in learner/passes.py."""
     # Threshold 0: no parameter stays gathered between steps: learner/zero/shards.py changes them all in place.
-    zero: dict[str, Any] = {"stage": effective_stage(model, learner), "stage3_param_persistence_threshold": 0}
+    zero: dict[str, Any] = {"stage": effective_zero_stage(model, learner), "stage3_param_persistence_threshold": 0}
     if learner.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     config: dict[str, Any] = {

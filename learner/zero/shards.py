@@ -1,19 +1,19 @@
 """A rank's own fp32 partition of the weights under every ZeRO stage, and how other values take its place.
 
-The average and the reference are kept as tensors of the partition's shapes. To run the model with them, or to
+The EMA and the reference are kept as tensors of the partition's shapes. To run the model with them, or to
 publish them, their values are loaded into the module's parameters and the policy's are restored afterwards from
 the fp32 partition: one resident model serves for all.
 
 This file alone reaches into DeepSpeed (0.19.8): ``single_partition_of_fp32_groups``,
 ``parallel_partitioned_bit16_groups``, ``real_dp_process_group`` (ZeRO 1, 2), ``fp32_partitioned_groups_flat``,
 ``fp16_groups``, ``parameter_offload.partition_all_parameters``, a parameter's ``ds_tensor`` (ZeRO 3).
-tests/learner/test_shards.py says what is relied on.
+tests/learner/zero/test_shards.py says what is relied on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,14 +26,14 @@ class Shards:
     ``masters``: fp32 tensors; together the ranks' masters are the whole model (each rank has all of it under stage 0).
     """
 
-    def __init__(self, engine: Any, stage: int) -> None:
+    def __init__(self, engine: Any, zero_stage: int) -> None:
         """``engine``: an initialised DeepSpeedEngine."""
-        self._engine, self._stage = engine, stage
+        self._engine, self.zero_stage = engine, zero_stage
         optimizer = engine.optimizer
         self.trainable = [p for p in engine.module.parameters() if p.requires_grad]
-        if stage == 0:
+        if zero_stage == 0:
             self.masters: list[Tensor] = [p.data for p in self.trainable]
-        elif stage == 3:
+        elif zero_stage == 3:
             self.masters = optimizer.fp32_partitioned_groups_flat
         else:
             self.masters = optimizer.single_partition_of_fp32_groups
@@ -54,8 +54,11 @@ class Shards:
         finally:
             self._load(self.masters)
 
-    def reload(self) -> None:
-        """Take the masters' values over into the module's parameters, after they were changed from outside."""
+    @torch.no_grad()
+    def restore(self, values: Sequence[Tensor]) -> None:
+        """Go on with other weights: ``values``, of the masters' shapes. All ranks together."""
+        for master, value in zip(self.masters, values, strict=True):
+            master.data.copy_(value)
         self._load(self.masters)
 
     def optimizer_states(self) -> list[dict[str, Any]]:
@@ -67,31 +70,31 @@ class Shards:
         ]
 
     @torch.no_grad()
-    def set_optimizer_states(self, states: Sequence[dict[str, Any]]) -> None:
+    def restore_optimizer_states(self, states: Sequence[dict[str, Any]]) -> None:
         """Put back what ``optimizer_states`` gave."""
         for owner, saved in zip(self._owners, states, strict=True):
             self._torch_optimizer.state[owner] = {
                 # The step counter of torch's optimizers lives on the host whatever the device.
-                name: v.to(owner.device) if isinstance(v, Tensor) and v.dim() else v
+                name: v.to(owner.device if v.dim() else "cpu", copy=True) if isinstance(v, Tensor) else v
                 for name, v in saved.items()
             }
 
     @property
     def _torch_optimizer(self) -> torch.optim.Optimizer:
-        return self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
+        return self._engine.optimizer if self.zero_stage == 0 else self._engine.optimizer.optimizer
 
     @property
     def _owners(self) -> list[Any]:
         """What the optimizer's state is keyed by."""
-        return self.trainable if self._stage == 0 else self.masters
+        return self.trainable if self.zero_stage == 0 else self.masters
 
     @torch.no_grad()
     def _load(self, values: Sequence[Tensor]) -> None:
-        if self._stage == 0:
+        if self.zero_stage == 0:
             # The masters are the parameters' own memory: others take their place, nothing is copied.
             for parameter, value in zip(self.trainable, values, strict=True):
                 parameter.data = value.to(parameter.device, parameter.dtype)
-        elif self._stage == 3:
+        elif self.zero_stage == 3:
             self._load_partitioned(values)
         else:
             self._load_replicated(values)
@@ -122,10 +125,11 @@ class Shards:
                 offset += part.numel()
 
 
-def gathered(parameters: Sequence[nn.Parameter], stage: int) -> Any:
+def gathered(parameters: Sequence[nn.Parameter], zero_stage: int) -> AbstractContextManager[None]:
     """Context in which ``parameters`` are whole on every rank; all ranks enter it in the same order."""
-    if stage != 3:
+    if zero_stage != 3:
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
+    whole: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
+    return whole

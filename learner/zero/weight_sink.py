@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
+from learner.zero.weights import WeightMetadata
 
-class Publisher(Protocol):
-    """Handed in by the cluster; lives in rank 0's process."""
 
-    def stage(
-        self,
-        version: int,
-        metadata: list[tuple[str, torch.dtype, tuple[int, ...]]],
-        layers: Iterator[list[tuple[str, Tensor]]],
-    ) -> None: ...
+class WeightSink(Protocol):
+    """Given by the cluster; lives in rank 0's process. ``send`` and ``retarget`` run beside ``stage``."""
 
-    def send(self) -> Any: ...
+    def stage(self, version: int, metadata: list[WeightMetadata], layers: Iterator[list[tuple[str, Tensor]]]) -> None:
+        """Take a version's weights over. A layer's tensors are valid until the next layer is asked for."""
 
-    def retarget(self, actors: dict[str, Any]) -> None: ...
+    def send(self) -> Any:
+        """Send the newest staged version; what became of it, for the driver."""
 
-    def shutdown(self) -> None: ...
+    def retarget(self, actors: dict[str, Any]) -> None:
+        """Send to these actors from now on."""
+
+    def shutdown(self) -> None:
+        """Free what is held."""

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from learner.zero.shards import gathered
 
+WeightMetadata = tuple[str, torch.dtype, tuple[int, ...]]
+"""(name, dtype, shape) of one weight."""
+
 PEFT_PREFIX = "base_model.model."
 
 
-def metadata(module: nn.Module) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-    """(name, dtype, shape) of what ``named_layers`` yields, without gathering anything."""
+def metadata(module: nn.Module) -> list[WeightMetadata]:
+    """What ``named_layers`` yields, without gathering anything."""
     return [
         (checkpoint_name(name), parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
         for name, parameter in module.named_parameters()
@@ -23,7 +26,7 @@ def metadata(module: nn.Module) -> list[tuple[str, torch.dtype, tuple[int, ...]]
     ]
 
 
-def named_layers(module: nn.Module, stage: int) -> Iterator[list[tuple[str, Tensor]]]:
+def named_layers(module: nn.Module, zero_stage: int) -> Iterator[list[tuple[str, Tensor]]]:
     """(checkpoint name, whole tensor) of every weight, tied ones once, adapters merged, layer by layer.
 
     A collective under ZeRO 3: all ranks iterate to the end. A layer is valid until the next one is asked for; never
@@ -32,7 +35,7 @@ def named_layers(module: nn.Module, stage: int) -> Iterator[list[tuple[str, Tens
     adapters = _adapters(module)
     for _, members in groupby(module.named_parameters(), key=lambda item: _layer_of(item[0])):
         layer = list(members)
-        with gathered([parameter for _, parameter in layer], stage):
+        with gathered([parameter for _, parameter in layer], zero_stage):
             yield [
                 (checkpoint_name(name), _merged(parameter.data, adapters[name]) if name in adapters else parameter.data)
                 for name, parameter in layer
@@ -40,9 +43,9 @@ def named_layers(module: nn.Module, stage: int) -> Iterator[list[tuple[str, Tens
             ]
 
 
-def named_weights(module: nn.Module, stage: int) -> Iterator[tuple[str, Tensor]]:
+def named_weights(module: nn.Module, zero_stage: int) -> Iterator[tuple[str, Tensor]]:
     """``named_layers``, one weight after the other."""
-    return chain.from_iterable(named_layers(module, stage))
+    return chain.from_iterable(named_layers(module, zero_stage))
 
 
 def checkpoint_name(name: str) -> str:

@@ -1,64 +1,38 @@
-"""Requests that new weights overtake go on with them, and every token says which weights wrote it."""
+"""Idle time is counted from the end of the first request on, while none is in flight."""
 
 from __future__ import annotations
 
-import numpy as np
+from unittest import mock
+
 import pytest
-import ray
-import torch
 
-from actors.config import GenerationConfig
-from actors.plan import Plan
-from actors.token_table import TokenTable
-from buffer.client import ReplayBuffer
-from buffer.config import BufferConfig
-from support.engines import Sender, start_actor
-
-pytestmark = pytest.mark.slow
-
-ROWS, RESPONSE = 16, 400
-NEAR_TIE_NATS = 1e-3
+from actors import in_flight
+from actors.in_flight import InFlight
 
 
-def test_every_token_is_the_choice_of_the_version_that_it_names(ray_local, tiny_llama):
-    from transformers import AutoModelForCausalLM
+@pytest.fixture
+def clock():
+    with mock.patch.object(in_flight.time, "monotonic") as now:
+        now.return_value = 100.0
+        yield now
 
-    draw = np.random.default_rng(0)
-    rows = [(draw.integers(3, 128, 20), draw.integers(3, 128, RESPONSE)) for _ in range(ROWS)]
-    table = TokenTable.from_rows(rows)
-    buffer = ReplayBuffer.start(
-        BufferConfig(capacity=ROWS), seed=0, batch_size=ROWS, inserts_per_step=ROWS, ordered=False, ahead=0, behind=0
-    )
-    greedy = GenerationConfig(temperature=0.0, segment_length=None, max_concurrent_requests=ROWS)
-    plan = Plan(0, table.response_lengths, None, 1)
-    sender = Sender.remote(tiny_llama, "shm")
-    actor = start_actor("a", tiny_llama, "shm", greedy, buffer, (plan, table))
-    ray.get([actor.ready.remote(), sender.retarget.remote({"a": actor})])
-    states = {0: ray.get(sender.state.remote())}
-    running, drawing = actor.run.remote(), buffer.draw_ref()
-    version = 0
-    while not ray.wait([drawing], timeout=0.3)[0]:
-        version += 1
-        ray.get(sender.stage.remote(version))
-        states[version] = ray.get(sender.state.remote())
-        (ack,) = ray.get(sender.send.remote())
-        assert not ack.error
-    pairs = buffer.resolve(ray.get(drawing)).pairs
-    buffer.close()
-    ray.get(running)
-    assert max(len(set(pair.versions.tolist())) for pair in pairs) > 1, "no request was overtaken"
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
-    for written_by in sorted({v for pair in pairs for v in pair.versions.tolist()}):
-        model.load_state_dict(states[written_by])
-        for pair in pairs:
-            mine = pair.versions == written_by
-            assert np.all(np.diff(pair.versions) >= 0)
-            ids = torch.from_numpy(np.concatenate((pair.prompt, pair.replacement)).astype(np.int64))[None]
-            with torch.no_grad():
-                logps = model(ids).logits[0, len(pair.prompt) - 1 : -1].log_softmax(-1)
-            chosen = logps.gather(-1, ids[0, len(pair.prompt) :, None])[:, 0]
-            assert (logps.max(-1).values - chosen)[torch.from_numpy(mine)].le(NEAR_TIE_NATS).all()
-    for handle in (actor, sender):
-        ray.kill(handle)
-    buffer.shutdown()
+def test_the_time_before_the_first_request_is_not_idle(clock):
+    busy = InFlight()
+    clock.return_value = 130.0
+    assert (busy.idle_s, busy.count) == (0.0, 0)
+
+
+def test_idle_time_runs_only_while_nothing_is_in_flight(clock):
+    busy = InFlight()
+    with busy, busy:
+        assert busy.count == 2
+        clock.return_value = 110.0
+    assert (busy.idle_s, busy.count) == (0.0, 0)
+    clock.return_value = 113.0
+    assert busy.idle_s == 3.0
+    with busy:
+        clock.return_value = 120.0
+        assert busy.idle_s == 3.0
+    clock.return_value = 121.0
+    assert busy.idle_s == 4.0

@@ -91,7 +91,7 @@ def test_decoded_arrays_are_aligned_views_that_nobody_can_write_to():
         assert np.shares_memory(array, np.frombuffer(payload, np.uint8))
 
 
-def test_reference_scores_of_other_regions_are_refused():
+def test_reference_scores_of_other_regions_are_rejected():
     pair = PreferencePair(as_token_ids([1]), as_token_ids([2]), 0, 1, as_token_ids([3]), True, index=8)
     with pytest.raises(ValueError, match="pair 8: 4 reference scores for 5 regions"):
         encode(pair.with_reference(ReferenceScore(0, np.zeros(4, np.float32))))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.pair import PreferencePair, ReferenceScore, as_token_ids, given_pair, supervised
+from contracts.pair import PreferencePair, ReferenceScore, as_token_ids, offline_pair, supervised
 
 tokens = st.lists(st.integers(0, 9), max_size=6)
 
@@ -36,21 +36,21 @@ def test_cost_counts_shared_tokens_once_and_both_branches(prompt, a, b, c, b2, k
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1, 2), (3, 2), (0, 5)])
-def test_a_cut_outside_the_response_is_refused(start, end):
+def test_a_cut_outside_the_response_is_rejected(start, end):
     with pytest.raises(ValueError, match=r"outside the chosen response of 4 tokens"):
         PreferencePair(as_token_ids([1]), as_token_ids([1, 2, 3, 4]), start, end, as_token_ids([7]), True)
 
 
-def test_versions_give_the_oldest_and_the_newest_weights_and_none_for_given_pairs():
+def test_versions_give_the_oldest_and_the_newest_weights_and_none_for_offline_pairs():
     pair = pair_of([1], [2], [3, 4], [5], [6, 7], True)
     assert (pair.version, pair.newest_version) == (-1, -1)
-    written = PreferencePair(pair.prompt, pair.chosen, 1, 3, pair.replacement, True, versions=as_token_ids([4, 7]))
-    assert (written.version, written.newest_version) == (4, 7)
+    generated = PreferencePair(pair.prompt, pair.chosen, 1, 3, pair.replacement, True, versions=as_token_ids([4, 7]))
+    assert (generated.version, generated.newest_version) == (4, 7)
 
 
 @given(prompt=tokens, chosen=tokens, rejected=tokens)
-def test_a_given_pair_keeps_both_halves_and_shares_their_longest_common_prefix(prompt, chosen, rejected):
-    pair = given_pair(5, as_token_ids(prompt), as_token_ids(chosen), as_token_ids(rejected))
+def test_an_offline_pair_keeps_both_halves_and_shares_their_longest_common_prefix(prompt, chosen, rejected):
+    pair = offline_pair(5, as_token_ids(prompt), as_token_ids(chosen), as_token_ids(rejected))
     assert pair.chosen.tolist() == chosen
     assert pair.rejected.tolist() == rejected
     assert (pair.index, pair.row) == (5, 5)

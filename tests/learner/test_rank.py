@@ -1,4 +1,4 @@
-"""A group of DeepSpeed ranks computes what one plain process would, under every ZeRO stage."""
+"""A group of DeepSpeed ranks computes what one process of PyTorch alone would, under every ZeRO stage."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from support.rank_group import (
     close,
     in_group,
     make_pairs,
-    plain_logps,
     sections,
     share,
     start,
     steps,
+    unpacked_logps,
     weights,
 )
 
@@ -46,27 +46,27 @@ def train(rank: int, world: int, port: int, parts: dict[str, Any], out: str, cou
 
 class Oracle(NamedTuple):
     policy: dict[str, torch.Tensor]
-    average: dict[str, torch.Tensor]
+    ema: dict[str, torch.Tensor]
     losses: list[float]
     norms: list[float]
 
 
-def plain_run(folder: str, make_optimizer: Any, renew_every: int | None = None, count: int = STEPS) -> Oracle:
-    """One plain PyTorch process: two sequences a pair, a torch optimizer, a hand-written EMA of every parameter.
+def single_process_run(folder: str, make_optimizer: Any, renew_every: int | None = None, count: int = STEPS) -> Oracle:
+    """PyTorch alone in one process: two sequences a pair, a torch optimizer, a hand-written EMA of every parameter.
 
-    The reference is the start, or a copy of the average that is renewed every so many steps.
+    The reference is the start, or a copy of the EMA that is renewed every so many steps.
     """
     from transformers import AutoModelForCausalLM
 
     policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    frozen, average = copy.deepcopy(policy).eval(), copy.deepcopy(policy)
+    frozen, ema = copy.deepcopy(policy).eval(), copy.deepcopy(policy)
     optimizer = make_optimizer(policy.parameters(), lr=LR, weight_decay=0.0)
     losses, norms = [], []
     for step in range(count):
         loss = torch.zeros(())
         for pair in make_pairs(step):
             ratio = [
-                (plain_logps(policy, pair.prompt, half) - plain_logps(frozen, pair.prompt, half).detach()).sum()
+                (unpacked_logps(policy, pair.prompt, half) - unpacked_logps(frozen, pair.prompt, half).detach()).sum()
                 for half in (pair.chosen, pair.rejected)
             ]
             loss = loss - torch.nn.functional.logsigmoid(BETA * (ratio[0] - ratio[1])) / BATCH
@@ -76,20 +76,20 @@ def plain_run(folder: str, make_optimizer: Any, renew_every: int | None = None, 
         optimizer.zero_grad()
         losses.append(loss.item())
         with torch.no_grad():
-            for kept, new in zip(average.parameters(), policy.parameters(), strict=True):
+            for kept, new in zip(ema.parameters(), policy.parameters(), strict=True):
                 kept.copy_(DECAY * kept + (1 - DECAY) * new)
         if renew_every and (step + 1) % renew_every == 0:
-            frozen = copy.deepcopy(average).eval()
-    return Oracle(policy.state_dict(), average.state_dict(), losses, norms)
+            frozen = copy.deepcopy(ema).eval()
+    return Oracle(policy.state_dict(), ema.state_dict(), losses, norms)
 
 
 @pytest.fixture(scope="module")
 def oracles(tiny_llama: str, tiny_llama_tied: str) -> dict[str, Oracle]:
     return {
-        "untied": plain_run(tiny_llama, torch.optim.AdamW),
-        "tied": plain_run(tiny_llama_tied, torch.optim.AdamW),
-        "rmsprop": plain_run(tiny_llama, torch.optim.RMSprop),
-        "renewed": plain_run(tiny_llama, torch.optim.AdamW, renew_every=4),
+        "untied": single_process_run(tiny_llama, torch.optim.AdamW),
+        "tied": single_process_run(tiny_llama_tied, torch.optim.AdamW),
+        "rmsprop": single_process_run(tiny_llama, torch.optim.RMSprop),
+        "renewed": single_process_run(tiny_llama, torch.optim.AdamW, renew_every=4),
     }
 
 
@@ -106,9 +106,7 @@ def oracles(tiny_llama: str, tiny_llama_tied: str) -> dict[str, Oracle]:
         ("rmsprop", {"zero_stage": 3, "forward": "padded", "activation_offload": True}),
     ],
 )
-def test_two_ranks_equal_one_plain_process_over_20_steps(
-    which, learner, oracles, tiny_llama, tiny_llama_tied, tmp_path
-):
+def test_two_ranks_equal_one_process_over_20_steps(which, learner, oracles, tiny_llama, tiny_llama_tied, tmp_path):
     optimizer = {"name": "rmsprop" if which == "rmsprop" else "adamw"}
     folder = tiny_llama_tied if which == "tied" else tiny_llama
     reference = {"mode": "ema", "interval": 4} if which == "renewed" else {}
@@ -121,16 +119,16 @@ def test_two_ranks_equal_one_plain_process_over_20_steps(
     # RMSprop's first step is lr / sqrt(1 - alpha): ten times AdamW's, and so is what rounding can do.
     tolerance = 2e-3 if which == "rmsprop" else 2e-4
     close(weights(tmp_path / "policy"), oracle.policy, tolerance)
-    close(weights(tmp_path / "ema"), oracle.average, tolerance)
+    close(weights(tmp_path / "ema"), oracle.ema, tolerance)
 
 
-@pytest.mark.parametrize("stage", [0, 3])
-def test_update_does_not_depend_on_packing_or_ranks(stage, tiny_llama, tmp_path):
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_update_does_not_depend_on_packing_or_ranks(zero_stage, tiny_llama, tmp_path):
     results = []
     for world, tokens in ((1, 1024), (2, 40), (3, 100)):
         out = tmp_path / f"{world}-{tokens}"
         out.mkdir()
-        parts = sections(tiny_llama, learner={"zero_stage": stage, "tokens_per_batch": tokens, "ranks": world})
+        parts = sections(tiny_llama, learner={"zero_stage": zero_stage, "tokens_per_batch": tokens, "ranks": world})
         in_group(world, train, parts, str(out), 2)
         results.append(weights(out / "policy"))
     # AdamW's first steps are lr in size whatever the gradient's, so rounding of near-zero gradients shows enlarged.
@@ -144,9 +142,9 @@ def train_in_bf16(rank: int, world: int, port: int, parts: dict[str, Any], out: 
     for _ in range(8):  # the same pairs each time: the loss has to fall
         pairs = make_pairs(0)
         losses.append(learner.step(share(pairs, rank, world), len(pairs)).metrics["loss"])
-    assert {m.dtype for m in learner.zero.shards.masters} == {torch.float32}
-    assert {v.dtype for v in learner.zero.ema.values} == {torch.float32}
-    assert {v.dtype for v in learner.loss.reference.values} == {torch.bfloat16}
+    assert {m.dtype for m in learner.shards.masters} == {torch.float32}
+    assert {v.dtype for v in learner.ema.values} == {torch.float32}
+    assert {v.dtype for v in learner.reference.values} == {torch.bfloat16}
     # Rounded to bf16, the rotary frequencies would put far positions elsewhere than the engines do.
     assert learner.module.model.rotary_emb.inv_freq.dtype == torch.float32
     learner.export(out)
@@ -155,12 +153,12 @@ def train_in_bf16(rank: int, world: int, port: int, parts: dict[str, Any], out: 
     learner.shutdown()
 
 
-@pytest.mark.parametrize("stage", [0, 3])
-def test_bf16_trains_with_fp32_masters(stage, tiny_llama, tmp_path):
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_bf16_trains_with_fp32_masters(zero_stage, tiny_llama, tmp_path):
     from transformers import AutoModelForCausalLM
 
     model = {"dtype": "bfloat16", "from_scratch": True, "gradient_checkpointing": True}
-    parts = sections(tiny_llama, model=model, learner={"zero_stage": stage, "tokens_per_batch": 40})
+    parts = sections(tiny_llama, model=model, learner={"zero_stage": zero_stage, "tokens_per_batch": 40})
     in_group(2, train_in_bf16, parts, str(tmp_path))
     losses = torch.load(tmp_path / "losses.pt")
     assert losses[-1] < 0.7 * losses[0]
@@ -187,28 +185,26 @@ def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any]) ->
     np.testing.assert_allclose(renewed.reference_scores[0].logps, first[0].logps, atol=1e-5)
     assert renewed.metrics["loss"] < 2
 
-    if learner.stage_number == 0:
+    if learner.zero_stage == 0:
         wrong = PreferencePair(*(np.array([3, 500], np.int32),) * 2, 0, 2, np.array([4], np.int32), False)
         with pytest.raises(UserError, match="token id 500 is outside its vocabulary of 128"):
             learner.step([wrong], 2)
-    for parameter in learner.zero.shards.masters:
-        parameter.data.fill_(float("nan"))
-    learner.zero.shards.reload()
+    learner.shards.restore([torch.full_like(master, float("nan")) for master in learner.shards.masters])
     with pytest.raises(UserError, match="the loss of step 5 is nan"):
         learner.step([pairs[rank]], 2)
     learner.shutdown()
 
 
-@pytest.mark.parametrize("stage", [0, 3])
-def test_small_batches_cached_references_and_refusals(stage, tiny_llama):
-    in_group(2, run_small_things, sections(tiny_llama, learner={"zero_stage": stage}))
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_small_batches_cached_references_and_rejections(zero_stage, tiny_llama):
+    in_group(2, run_small_things, sections(tiny_llama, learner={"zero_stage": zero_stage}))
 
 
 def train_supervised(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
     learner = start(rank, world, port, parts)
     rows = [supervised(i, p.prompt, p.chosen) for i, p in enumerate(make_pairs(0))]
     metrics = learner.step(share(rows, rank, world), len(rows)).metrics
-    assert learner.loss.reference.values == []
+    assert learner.reference.values == []
     if rank == 0:
         torch.save(metrics, out)
     learner.shutdown()
@@ -222,7 +218,7 @@ def test_supervised_rows_train_without_a_reference(tiny_llama, tmp_path):
     in_group(2, train_supervised, parts, str(tmp_path / "metrics.pt"))
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     with torch.no_grad():
-        expected = np.mean([-float(plain_logps(model, p.prompt, p.chosen).mean()) for p in make_pairs(0)])
+        expected = np.mean([-float(unpacked_logps(model, p.prompt, p.chosen).mean()) for p in make_pairs(0)])
     assert torch.load(tmp_path / "metrics.pt")["loss"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -267,7 +263,9 @@ def test_a_hybrid_model_falls_back_to_the_padded_forward_and_says_so(tmp_path):
     in_group(2, train_hybrid, parts, str(tmp_path / "seen.pt"))
     note, losses = torch.load(tmp_path / "seen.pt")
     assert note.startswith("padded forward: falcon_h1 has recurrent layers")
-    np.testing.assert_allclose(losses, plain_run(parts["model"].path, torch.optim.AdamW, count=3).losses, atol=1e-4)
+    np.testing.assert_allclose(
+        losses, single_process_run(parts["model"].path, torch.optim.AdamW, count=3).losses, atol=1e-4
+    )
 
 
 def observe_dropout(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
@@ -278,7 +276,7 @@ def observe_dropout(rank: int, world: int, port: int, parts: dict[str, Any], out
     assert report.metrics["loss"] > np.log(2) + 0.05, "dropout is off while training"
     assert learner.module.training
     scores = {pair.index: score.logps for pair, score in zip(mine, report.reference_scores, strict=True)}
-    held = sum(v.numel() * v.element_size() for v in learner.loss.reference.values)
+    held = sum(v.numel() * v.element_size() for v in learner.reference.values)
     torch.save((scores, held), f"{out}/{rank}.pt")
     learner.shutdown()
 
@@ -306,7 +304,7 @@ def test_reference_and_self_check_run_without_dropout(with_dropout, tiny_llama):
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16).eval()
     for pair in make_pairs(0):
         with torch.no_grad():
-            chosen = float(plain_logps(model, pair.prompt, pair.chosen).mean())
+            chosen = float(unpacked_logps(model, pair.prompt, pair.chosen).mean())
         assert scores[pair.index][:3].sum() / len(pair.chosen) == pytest.approx(chosen, abs=0.05)
 
 

@@ -10,23 +10,27 @@ import torch
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
+from actors.messages import Backend, EngineSpec, Work
 from actors.plan import Plan
 from actors.token_table import TokenTable
-from cluster.weights.publisher import Publisher
+from cluster.weights.messages import Ack, PublisherSpec
 from learner.zero.weights import metadata, named_layers
+from support.models import token_logps
 
 MAX_LENGTH = 512
+SEQUENCES: list[list[int]] = [np.random.default_rng(i).integers(3, 128, n).tolist() for i, n in enumerate((5, 60, 300))]
+"""What engines and senders are compared on. The last is over 128 tokens: on CPU only such prompts come from the prefix
+cache when they are asked for again."""
 
 
-@ray.remote(num_cpus=0)
 class Sender:
     """A learner rank's end of the transfer: a transformers model whose weights change by version."""
 
-    def __init__(self, folder: str, backend: str) -> None:
+    def __init__(self, folder: str, backend: Backend) -> None:
         from transformers import AutoModelForCausalLM
 
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self._publisher = Publisher(backend, timeout_s=60.0)
+        self._publisher = PublisherSpec(backend, timeout_s=60.0).build()
 
     def stage(self, version: int, damaged: bool = False) -> None:
         """Other weights for every version, as different as a few hundred steps make them."""
@@ -34,59 +38,52 @@ class Sender:
         with torch.no_grad():
             for parameter in self._model.parameters():
                 parameter.add_(0.3 * parameter.std() * torch.randn(parameter.shape, generator=generator))
-        self._publisher.stage(version, metadata(self._model), named_layers(self._model, stage=0))
+        self._publisher.stage(version, metadata(self._model), named_layers(self._model, zero_stage=0))
         if damaged:
-            slot = max(self._publisher._slots, key=lambda s: s.version)
+            slot = self._publisher._staged.newest()
+            assert slot is not None
             slot.bytes[100] += 1
 
     def retarget(self, actors: dict[str, Any]) -> None:
         self._publisher.retarget(actors)
 
-    def send(self) -> list:
+    def send(self) -> list[Ack]:
         return self._publisher.send()
 
     def state(self) -> dict[str, torch.Tensor]:
         return self._model.state_dict()
 
-    def logps(self, sequences: list[list[int]]) -> list[np.ndarray]:
+    def score(self, sequences: list[list[int]]) -> list[np.ndarray]:
         """float32 [tokens - 1] of each: by transformers."""
-        out = []
-        with torch.no_grad():
-            for sequence in sequences:
-                ids = torch.tensor(sequence)[None]
-                logps = self._model(ids).logits[0, :-1].log_softmax(-1)
-                out.append(logps.gather(-1, ids[0, 1:, None])[:, 0].numpy())
-        return out
+        return [token_logps(self._model, sequence) for sequence in sequences]
 
     def shutdown(self) -> None:
         self._publisher.shutdown()
 
 
+def start_sender(folder: str, backend: Backend) -> Any:
+    return ray.remote(num_cpus=0)(Sender).remote(folder, backend)
+
+
 def start_actor(
     name: str,
     folder: str,
-    backend: str,
+    backend: Backend,
     config: GenerationConfig,
     buffer: Any = None,
-    work: Any = None,
+    work: Work | None = None,
     kind: type[GenerationActor] = GenerationActor,
 ) -> Any:
     """A real generation actor; without ``work`` it only scores and takes weights."""
-    engine = {
-        "model": folder,
-        "tokenizer": None,
-        "dtype": "float32",
-        "max_length": MAX_LENGTH,
-        "eos": (2,),
-        "seed": 0,
-        "backend": backend,
-        "use_gpu": False,
-        "trust_remote_code": False,
-        "sleep_mode": False,
-    }
-    nothing = (Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
+    engine = EngineSpec(folder, "float32", MAX_LENGTH, ends=(2,), seed=0, backend=backend, use_gpu=False)
+    nothing = Work(Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     return (
         ray.remote(kind)
         .options(num_cpus=0, max_concurrency=100, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
         .remote(name, engine, config, work or nothing, buffer)
     )
+
+
+def largest_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """In nats, over all tokens of all sequences."""
+    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(ours, theirs, strict=True))

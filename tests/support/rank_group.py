@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ import torch
 import torch.multiprocessing as mp
 
 from contracts.pair import PreferencePair
+from contracts.ports import free_port
 from learner.config import EmaConfig, LearnerConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, ReferenceConfig
+from learner.messages import RankSpec
+from learner.zero.weights import WeightMetadata
 
 STEPS, BATCH = 20, 6
 DECAY, LR, BETA = 0.5, 1e-3, 0.1
@@ -36,7 +39,7 @@ def make_pairs(seed: int, count: int = BATCH) -> list[PreferencePair]:
 
 
 def sections(folder: str, **changes: Any) -> dict[str, Any]:
-    """Arguments of ``LearnerRank``; ``changes`` by section."""
+    """Fields of ``RankSpec``; ``changes`` by section."""
     parts: dict[str, Any] = {
         "model": ModelConfig(path=folder, dtype="float32"),
         "objective": ObjectiveConfig(name="dpo", beta=BETA),
@@ -68,18 +71,17 @@ mp.set_forkserver_preload(
 
 def in_group(world: int, body: Any, *arguments: Any) -> None:
     """Run ``body(rank, world, port, *arguments)`` in ``world`` fresh processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port("127.0.0.1")
     # DeepSpeed looks for its device when it is imported, in the server.
     with mock.patch.dict(os.environ, DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"):
         mp.start_processes(body, (world, port, *arguments), nprocs=world, start_method="forkserver")
 
 
 def start(rank: int, world: int, port: int, parts: dict[str, Any]) -> Any:
+    """A rank that has been set up; rank 0's ``sink`` is a ``Recorder``."""
     from learner.rank import LearnerRank
 
-    learner = LearnerRank(rank, world, **parts)
+    learner = LearnerRank(rank, world, RankSpec(**parts), make_sink=lambda: Recorder(learner.module))
     learner.rendezvous("127.0.0.1", port)
     learner.setup()
     return learner
@@ -101,13 +103,15 @@ def steps(learner: Any, first: int, last: int) -> list[dict[str, float]]:
 
 
 class Recorder:
-    """A publisher that keeps what it is handed, and how many elements ZeRO-3 had gathered at most meanwhile."""
+    """A weight sink that keeps what it is handed, and how many elements ZeRO-3 had gathered at most meanwhile."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module = module
         self.seen: dict[str, Any] = {}
 
-    def stage(self, version: int, metadata: list, layers: Any) -> None:
+    def stage(
+        self, version: int, metadata: list[WeightMetadata], layers: Iterator[list[tuple[str, torch.Tensor]]]
+    ) -> None:
         kept, most = {}, 0
         for name, tensor in chain.from_iterable(layers):
             kept[name] = tensor.detach().clone()
@@ -116,8 +120,11 @@ class Recorder:
             most = max(most, sum(p.numel() for p in whole))
         self.seen = {"version": version, "metadata": metadata, "weights": kept, "most_gathered": most}
 
-    def shutdown(self) -> None:
-        pass
+    def send(self) -> None: ...
+
+    def retarget(self, actors: dict[str, Any]) -> None: ...
+
+    def shutdown(self) -> None: ...
 
 
 def weights(folder: Path | str) -> dict[str, torch.Tensor]:
@@ -132,7 +139,7 @@ def close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolera
         assert (value - theirs[name]).abs().max() <= tolerance, name
 
 
-def plain_logps(model: torch.nn.Module, prompt: np.ndarray, response: np.ndarray) -> torch.Tensor:
+def unpacked_logps(model: torch.nn.Module, prompt: np.ndarray, response: np.ndarray) -> torch.Tensor:
     """[response tokens]: by one forward of transformers, nothing shared."""
     ids = torch.from_numpy(np.concatenate((prompt, response)).astype(np.int64))[None]
     logps = model(ids).logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]

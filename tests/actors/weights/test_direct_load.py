@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,28 +13,21 @@ import torch
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
-from actors.weights.direct_load import LiveWeights, _whole
-from support.engines import MAX_LENGTH, Sender, start_actor
+from actors.weights.direct_load import DirectLoad, _whole
+from support.engines import MAX_LENGTH, SEQUENCES, start_actor, start_sender
+from support.models import IDS, LLAMA
 
-SEQUENCES = [np.random.default_rng(i).integers(3, 128, n).tolist() for i, n in enumerate((5, 60, 300))]
-SIZES = {"vocab_size": 130, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.08}
-LLAMA_SIZES = SIZES | {
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 32,
-    "max_position_embeddings": 1024,
-}
+# vLLM pads vocabularies to a multiple of 64.
+IDS_HERE, LLAMA_HERE = IDS | {"vocab_size": 130}, LLAMA | {"vocab_size": 130}
 
 
 def inspected() -> type[GenerationActor]:
     class Inspected(GenerationActor):  # here, so that its workers need not import this file
         def route(self) -> str:
             """How weights are loaded."""
-            (live,) = self._engine._engine._engine.collective_rpc(lambda w: w.weight_transfer_engine._live)
-            return "vllm's" if live is None else "packed" if live._packed else "copied"
+            vllms: Any = self._engine._engine._engine
+            (direct,) = vllms.collective_rpc(lambda worker: worker.weight_transfer_engine._direct_load)
+            return "vllm's" if direct is None else "packed" if direct._packed else "copied"
 
     return Inspected
 
@@ -41,28 +35,32 @@ def inspected() -> type[GenerationActor]:
 def llama():
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(**LLAMA_SIZES, tie_word_embeddings=True))
+    return LlamaForCausalLM(LlamaConfig(**LLAMA_HERE, tie_word_embeddings=True))
 
 
 def qwen2():
     """Biases, which come between the weights that a layer holds together."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    return Qwen2ForCausalLM(Qwen2Config(**LLAMA_SIZES, tie_word_embeddings=True))
+    return Qwen2ForCausalLM(Qwen2Config(**LLAMA_HERE, tie_word_embeddings=True))
 
 
 def qwen3():
     """Norms inside the attention, and a head of its own."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    return Qwen3ForCausalLM(Qwen3Config(**LLAMA_SIZES, tie_word_embeddings=False))
+    return Qwen3ForCausalLM(Qwen3Config(**LLAMA_HERE, tie_word_embeddings=False))
 
 
 def gpt2():
     """Weights lie the other way round, though names and, where square, shapes agree: left to vLLM's own reload."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(GPT2Config(**SIZES, n_embd=64, n_layer=2, n_head=2, n_positions=MAX_LENGTH, n_inner=160))
+    return GPT2LMHeadModel(
+        GPT2Config(
+            **IDS_HERE, n_embd=64, n_layer=2, n_head=2, n_positions=MAX_LENGTH, n_inner=160, initializer_range=0.08
+        )
+    )
 
 
 @pytest.mark.slow
@@ -79,7 +77,7 @@ def gpt2():
 def test_every_version_arrives_whole(ray_local, tmp_path: Path, make: Callable, packed: bool, route: str):
     torch.manual_seed(0)
     make().save_pretrained(tmp_path)
-    sender = Sender.remote(str(tmp_path), "shm")
+    sender = start_sender(str(tmp_path), "shm")
     actor = start_actor("a", str(tmp_path), "shm", GenerationConfig(packed_weights=packed), kind=inspected())
     ray.get([sender.retarget.remote({"a": actor}), actor.ready.remote()])
     before = ray.get(actor.score.remote(SEQUENCES))
@@ -88,7 +86,7 @@ def test_every_version_arrives_whole(ray_local, tmp_path: Path, make: Callable, 
         (ack,) = ray.get(sender.send.remote())
         assert not ack.error
         assert ray.get(actor.route.remote()) == route
-        found, expected = ray.get([actor.score.remote(SEQUENCES), sender.logps.remote(SEQUENCES)])
+        found, expected = ray.get([actor.score.remote(SEQUENCES), sender.score.remote(SEQUENCES)])
         for ours, theirs, old in zip(found, expected, before, strict=True):
             assert np.abs(ours - theirs).max() < 1e-4
             assert np.abs(ours - old).max() > 0.1
@@ -104,8 +102,8 @@ class Deriving(torch.nn.Linear):
 
 
 def test_a_layer_that_derives_something_from_its_weights_is_left_to_vllm():
-    assert LiveWeights.of(torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)), ["0.weight"])
-    assert not LiveWeights.of(torch.nn.Sequential(Deriving(2, 2, bias=False)), ["0.weight"])
+    assert DirectLoad.of(torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)), ["0.weight"])
+    assert not DirectLoad.of(torch.nn.Sequential(Deriving(2, 2, bias=False)), ["0.weight"])
 
 
 def test_parts_that_lie_side_by_side_are_not_copied():

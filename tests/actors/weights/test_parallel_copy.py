@@ -24,12 +24,12 @@ def test_a_strided_source_is_copied_in_its_order() -> None:
     assert torch.equal(target, source)
 
 
-def test_a_target_that_a_copy_would_stand_in_for_is_refused() -> None:
+def test_a_target_that_a_copy_would_stand_in_for_is_rejected() -> None:
     with pytest.raises(RuntimeError):
         copy_all([(torch.zeros(3, 2).t(), torch.ones(2, 3))])
 
 
-def test_another_size_is_refused() -> None:
+def test_another_size_is_rejected() -> None:
     with pytest.raises(ValueError):
         copy_all([(torch.zeros(PART_BYTES + 8, dtype=torch.uint8), torch.zeros(PART_BYTES, dtype=torch.uint8))])
 

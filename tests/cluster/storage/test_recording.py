@@ -11,7 +11,7 @@ import pytest
 
 from cluster.storage.recording import SCHEMA, PairRecorder, read_batches
 from contracts.errors import UserError
-from contracts.pair import PreferencePair, as_token_ids, given_pair
+from contracts.pair import PreferencePair, as_token_ids, offline_pair
 from contracts.version import VERSION
 
 
@@ -33,7 +33,7 @@ def generated(index: int) -> PreferencePair:
 
 
 def test_batches_come_back_equal_and_in_order(tmp_path: Path) -> None:
-    given = given_pair(3, as_token_ids([1]), as_token_ids([2, 3]), as_token_ids([2, 4]))
+    given = offline_pair(3, as_token_ids([1]), as_token_ids([2, 3]), as_token_ids([2, 4]))
     recorder = PairRecorder(tmp_path / "pairs.parquet")
     recorder.write(0, [generated(0), generated(1)])
     recorder.write(1, [given])

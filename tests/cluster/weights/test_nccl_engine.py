@@ -13,31 +13,33 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 import ray
 import torch
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
-from cluster.weights.publisher import Ack, Publisher
-from cluster.weights.staging import Slot
-from support.engines import start_actor
+from cluster.weights.messages import Ack, PublisherSpec
+from cluster.weights.publisher import Publisher
+from cluster.weights.staging import StagedVersions
+from support.engines import SEQUENCES, largest_difference, start_actor
+from support.models import save_llama, token_logps
 
-SEQUENCES = [np.random.default_rng(i).integers(3, 128, n).tolist() for i, n in enumerate((5, 60, 300))]
 WORD = 2
 """Which of the broadcast weights is damaged on the way."""
 
 
 def receiving() -> type[GenerationActor]:
     class Receiving(GenerationActor):  # here, so that its workers need not import this file
-        async def receive(self, version: int, weights: list, damaged: int) -> tuple[list[Ack], int]:
+        async def receive(self, version: int, weights: list[tuple[str, Any]], damaged: int) -> tuple[list[Ack], int]:
             """Publish to itself; the first ``damaged`` attempts lose a bit. Acks, and attempts that were made."""
             return await asyncio.to_thread(
                 self._publish, ray.get_runtime_context().current_actor, version, weights, damaged
             )
 
-        def _publish(self, handle: Any, version: int, weights: list, damaged: int) -> tuple[list[Ack], int]:
+        def _publish(
+            self, handle: Any, version: int, weights: list[tuple[str, Any]], damaged: int
+        ) -> tuple[list[Ack], int]:
             from vllm.distributed.weight_transfer import nccl_engine
 
             wires: list[queue.Queue] = []
@@ -50,7 +52,8 @@ def receiving() -> type[GenerationActor]:
                         sending.view(-1).view(torch.int32)[7] ^= 1
                     wire.put(sending)
 
-                wire, sent = queue.Queue(), []
+                wire: queue.Queue = queue.Queue()
+                sent: list[int] = []
                 wires.append(wire)
                 return SimpleNamespace(broadcast=broadcast, destroy=lambda: None)
 
@@ -61,8 +64,8 @@ def receiving() -> type[GenerationActor]:
                 return SimpleNamespace(broadcast=broadcast, destroy=lambda: None)
 
             tensors = [(name, torch.from_numpy(array)) for name, array in weights]
-            publisher = Publisher("nccl", timeout_s=60.0)
-            publisher._slots = [Slot(shared=False, device=torch.device("cpu")) for _ in range(2)]
+            staged = StagedVersions(shared=False, device="cpu")
+            publisher = Publisher(PublisherSpec("nccl", timeout_s=60.0), staged)
             publisher.retarget({self.name: handle})
             publisher.stage(version, [(name, t.dtype, tuple(t.shape)) for name, t in tensors], [tensors])
             unpacked = partial(nccl_engine.NCCLTrainerInitInfo, packed=False)
@@ -77,48 +80,21 @@ def receiving() -> type[GenerationActor]:
     return Receiving
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=130,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        max_position_embeddings=1024,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        initializer_range=0.08,
-        tie_word_embeddings=False,
-    )
-    folder = tmp_path_factory.mktemp("model")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.slow
-def test_a_version_over_nccl_is_verified_and_sent_again_when_it_came_damaged(ray_local, model: Path):
+def test_a_version_over_nccl_is_verified_and_sent_again_when_it_came_damaged(ray_local, tmp_path: Path):
     from transformers import AutoModelForCausalLM
 
+    model = save_llama(tmp_path, tied=False, vocab_size=130)
     newer = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.no_grad():
         for parameter in newer.parameters():
             parameter.add_(0.3 * parameter.std() * torch.randn(parameter.shape))
     weights = [(name, p.detach().numpy()) for name, p in newer.named_parameters()]
-    actor = start_actor("a", str(model), "nccl", GenerationConfig(), kind=receiving())
+    actor = start_actor("a", model, "nccl", GenerationConfig(), kind=receiving())
     (ack,), attempts = ray.get(actor.receive.remote(1, weights, damaged=1))
     assert (ack.error, ack.version, attempts) == ("", 1, 2)
-    for ours, sequence in zip(ray.get(actor.score.remote(SEQUENCES)), SEQUENCES, strict=True):
-        ids = torch.tensor(sequence)[None]
-        with torch.no_grad():
-            theirs = newer(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
+    expected = [token_logps(newer, sequence) for sequence in SEQUENCES]
+    assert largest_difference(ray.get(actor.score.remote(SEQUENCES)), expected) < 1e-4
     (ack,), attempts = ray.get(actor.receive.remote(2, weights, damaged=2))
     assert attempts == 2
     assert ack.error.startswith("weights: 1 arrived damaged, the first is model.")

@@ -22,12 +22,16 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from actors.engine_options import receiver_of
 from actors.inprocess import InProcessEngine
-from actors.weights import receivers as receive
-from actors.weights.digest import DigestingIpc, DigestingNccl
-from cluster.weights import senders as trainer
+from actors.weights.digesting import DigestingIpc, DigestingNccl
+from actors.weights.receivers import GlooReceiver, SharedMemoryReceiver
+from actors.weights.wire import Bucket, Entry, StagedUpdate
 from cluster.weights.client import ActorsClient
-from cluster.weights.staging import Slot
+from cluster.weights.senders import GlooSender, SharedMemorySender
+from cluster.weights.staging import StagedVersions
+
+pytestmark = pytest.mark.contract
 
 
 def names_of(function: Any) -> set[str]:
@@ -41,18 +45,18 @@ def fields_of(kind: Any) -> set[str]:
 @pytest.mark.parametrize("backend", ["shm", "gloo", "nccl", "ipc"])
 def test_both_ends_of_every_backend_are_registered(backend):
     assert backend in WeightTransferTrainerFactory._registry
-    assert receive.receiver_of(backend) in WeightTransferEngineFactory._registry
-    assert issubclass(WeightTransferEngineFactory._registry[receive.receiver_of(backend)](), base.WeightTransferEngine)
+    assert receiver_of(backend) in WeightTransferEngineFactory._registry
+    assert issubclass(WeightTransferEngineFactory._registry[receiver_of(backend)](), base.WeightTransferEngine)
 
 
-@pytest.mark.parametrize("ours", [receive.SharedMemoryReceiver, receive.GlooReceiver, DigestingNccl, DigestingIpc])
+@pytest.mark.parametrize("ours", [SharedMemoryReceiver, GlooReceiver, DigestingNccl, DigestingIpc])
 def test_receivers_define_all_that_vllm_calls(ours):
     assert not inspect.isabstract(ours)
     assert issubclass(ours, base.WeightTransferEngine)
     assert names_of(base.WeightTransferEngine.__init__) == {"self", "config", "vllm_config", "device", "model"}
 
 
-@pytest.mark.parametrize("ours", [trainer.SharedMemorySender, trainer.GlooSender])
+@pytest.mark.parametrize("ours", [SharedMemorySender, GlooSender])
 def test_senders_define_all_that_vllm_calls(ours):
     assert not inspect.isabstract(ours)
     assert {"client", "source", "is_sender"} <= names_of(base.TrainerWeightTransferEngine.__init__)
@@ -67,12 +71,28 @@ def test_the_client_is_vllms_protocol():
         "update_weights",
         "finish_weight_update",
     }
-    assert isinstance(ActorsClient({}, 1, 1.0), base.VLLMWeightSyncClient)
+    assert isinstance(ActorsClient({}, 1, 1.0, StagedVersions(shared=False)), base.VLLMWeightSyncClient)
 
 
-def test_a_slot_is_vllms_source():
+def test_staged_versions_are_vllms_source():
     assert base.WeightSource.__abstractmethods__ == {"metadata", "__iter__"}
-    assert not inspect.isabstract(Slot)
+    assert not inspect.isabstract(StagedVersions)
+
+
+@pytest.mark.parametrize("ours", [SharedMemoryReceiver, GlooReceiver])
+def test_vllm_has_the_receiver_parse_what_a_sender_requested(ours):
+    """Plain data on the way, records behind it."""
+    update = StagedUpdate([Entry("w", "float32", (2, 3), 64)], [Bucket(0, 128, 2**64 - 1)], "/some/path")
+    received: list[StagedUpdate] = []
+
+    vllm_config: Any = SimpleNamespace(parallel_config=None, model_config=None)
+    receiver = ours(None, vllm_config, torch.device("cpu"), None)
+    with mock.patch.object(receiver, "receive_weights", received.append):
+        receiver.update_weights(update.request())
+    assert received == [update]
+    request = base.WeightTransferUpdateRequest(update_info=update.request())
+    assert request.update_info == dataclasses.asdict(update)
+    assert names_of(base.WeightTransferEngine.parse_update_info) == {"self", "update_dict"}
 
 
 def test_gpu_senders_take_what_we_give_them():
@@ -88,13 +108,11 @@ def test_gpu_senders_take_what_we_give_them():
         ("pause_generation", {"mode", "clear_cache"}),
         ("resume_generation", set()),
         ("init_weight_transfer_engine", {"request"}),
-        ("shutdown_weight_transfer_engine", set()),
         ("start_weight_update", set()),
         ("update_weights", {"request"}),
         ("finish_weight_update", {"weight_version"}),
         ("sleep", {"level"}),
         ("wake_up", set()),
-        ("shutdown", set()),
     ],
 )
 def test_the_engine_in_process_has_the_names_of_vllms_asynchronous_one(method, parameters):
@@ -114,7 +132,7 @@ def test_the_engine_keeps_what_the_one_in_process_reaches_into():
     assert {"mode", "clear_cache"} <= names_of(EngineCore.pause_scheduler)
 
 
-def test_outputs_say_which_weights_wrote_which_tokens():
+def test_outputs_say_which_weights_generated_which_tokens():
     assert {"token_ids", "logprobs", "weight_versions"} <= fields_of(CompletionOutput)
     assert {"skip_tokenizer_init", "weight_transfer_config", "worker_extension_cls"} <= fields_of(EngineArgs)
 
@@ -165,8 +183,8 @@ class Worker:
 def test_vllms_nccl_ends_carry_a_staged_version():
     """One broadcast a tensor: the packed form needs CUDA streams."""
     weights = {"a": torch.randn(3, 5), "b.c": torch.randn(7).bfloat16(), "d": torch.randn(2, 2, 2)}
-    slot = Slot(shared=False)
-    slot.fill(4, [(name, w.dtype, tuple(w.shape)) for name, w in weights.items()], [list(weights.items())])
+    staged = StagedVersions(shared=False)
+    staged.stage(4, [(name, w.dtype, tuple(w.shape)) for name, w in weights.items()], [list(weights.items())])
     wire, worker = InMemory(), Worker()
     with (
         mock.patch.object(nccl_engine, "open_trainer_endpoint", lambda info: wire.sender()),
@@ -176,9 +194,10 @@ def test_vllms_nccl_ends_carry_a_staged_version():
         init = nccl_engine.NCCLTrainerInitInfo(
             rank=0, master_address="127.0.0.1", master_port=1, world_size=2, packed=False
         )
-        sender = WeightTransferTrainerFactory.trainer_init(init, client=worker, source=slot)
+        sender = WeightTransferTrainerFactory.trainer_init(init, client=worker, source=staged)
         for _ in range(2):
-            sender.send_weights()
+            with staged.sending():
+                sender.send_weights()
     assert worker.calls == ["init", *["start", "update", "finish"] * 2]
     assert worker.rank_offset == 1
     assert worker.loaded.keys() == weights.keys()

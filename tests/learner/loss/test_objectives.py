@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from contracts.errors import UserError
 from learner.config import PREFERENCE_OBJECTIVES, ObjectiveConfig
-from learner.loss.objectives import Objective, Scores, resolve_objective
+from learner.loss.objectives import Metrics, Objective, Scores, resolve_objective
 
 PAIRS = 7
 
@@ -24,7 +25,7 @@ def random_scores(seed: int = 0, *, reference: bool = True) -> Scores:
     return Scores(policy, counts, -torch.rand(PAIRS, 5, generator=generator) * scale if reference else None)
 
 
-def objective(**config) -> Objective:
+def objective(**config: Any) -> Objective:
     return resolve_objective(ObjectiveConfig(**config))
 
 
@@ -39,6 +40,7 @@ def assert_equal_with_gradients(ours: torch.Tensor, theirs: torch.Tensor, policy
 def trl_dpo_loss(scores: Scores, loss_type: str, beta: float, label_smoothing: float = 0.0) -> torch.Tensor:
     """DPOTrainer's own loss, run on a stand-in for the trainer; its model returns our token log-probabilities."""
     trl = pytest.importorskip("trl")
+    assert scores.reference is not None
     counts = torch.cat((scores.chosen_tokens, scores.rejected_tokens))
     sums = torch.cat((scores.chosen, scores.rejected))
     mask = torch.arange(int(counts.max()) + 1)[None] <= counts[:, None]
@@ -100,29 +102,29 @@ def test_reference_losses_equal_trl(name, beta):
     assert metrics["rewards/chosen"].shape == (PAIRS,)
 
 
-def cpo_trainer(**settings) -> SimpleNamespace:
+def trl_cpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, **settings: Any) -> Any:
+    """CPOTrainer's own loss on a stand-in for the trainer: (losses, chosen rewards, rejected rewards, …), each
+    [pairs]."""
+    trl = pytest.importorskip("trl.experimental.cpo")
     defaults = {"alpha": 0.0, "label_smoothing": 0.0, "loss_type": "sigmoid", "simpo_gamma": 0.0}
-    return SimpleNamespace(accelerator=SimpleNamespace(device="cpu"), **(defaults | settings))
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(device="cpu"), **(defaults | settings))
+    return trl.CPOTrainer.cpo_loss(trainer, chosen, rejected)
 
 
 def test_label_smoothing_equals_trls_conservative_loss():
     """TRL keeps it in CPOTrainer; given log-ratios in place of log-probabilities that is conservative DPO."""
-    from trl.experimental.cpo import CPOTrainer
-
     scores = random_scores()
-    trainer = cpo_trainer(beta=0.3, label_smoothing=0.2)
-    theirs, *_ = CPOTrainer.cpo_loss(trainer, scores.chosen_ratio, scores.rejected_ratio)
+    theirs, *_ = trl_cpo_loss(scores.chosen_ratio, scores.rejected_ratio, beta=0.3, label_smoothing=0.2)
     ours, _ = objective(name="dpo", beta=0.3, label_smoothing=0.2).fn(scores)
     assert_equal_with_gradients(ours, theirs.sum(), scores.policy)
 
 
 @pytest.mark.parametrize(("beta", "gamma"), [(2.0, 0.5), (2.5, 1.4)])
 def test_simpo_equals_trl(beta, gamma):
-    from trl.experimental.cpo import CPOTrainer
-
     scores = random_scores(reference=False)
-    trainer = cpo_trainer(beta=beta, loss_type="simpo", simpo_gamma=gamma)
-    theirs, chosen, rejected = CPOTrainer.cpo_loss(trainer, scores.mean_chosen, scores.mean_rejected)
+    theirs, chosen, rejected = trl_cpo_loss(
+        scores.mean_chosen, scores.mean_rejected, beta=beta, loss_type="simpo", simpo_gamma=gamma
+    )
     ours, metrics = objective(name="simpo", beta=beta, simpo_gamma=gamma).fn(scores)
     assert_equal_with_gradients(ours, theirs.sum(), scores.policy)
     assert torch.allclose(metrics["rewards/chosen"], chosen)
@@ -130,21 +132,18 @@ def test_simpo_equals_trl(beta, gamma):
 
 
 def test_cpo_equals_trl_with_the_likelihood_term_per_response():
-    from trl.experimental.cpo import CPOTrainer
-
     scores = random_scores(reference=False)
-    theirs, *_ = CPOTrainer.cpo_loss(cpo_trainer(beta=0.2), scores.chosen, scores.rejected)
+    theirs, *_ = trl_cpo_loss(scores.chosen, scores.rejected, beta=0.2)
     ours, _ = objective(name="cpo", beta=0.2, cpo_alpha=0.6).fn(scores)
     assert_equal_with_gradients(ours, (theirs - 0.6 * scores.mean_chosen).sum(), scores.policy)
 
 
 @pytest.mark.parametrize("weight", [0.05, 1.0])
 def test_orpo_equals_trl_on_the_response(weight):
-    from trl.experimental.orpo import ORPOTrainer
-
+    trl = pytest.importorskip("trl.experimental.orpo")
     scores = random_scores(reference=False)
     trainer = SimpleNamespace(beta=weight, accelerator=SimpleNamespace(device="cpu"))
-    ratio, chosen, *_ = ORPOTrainer.odds_ratio_loss(trainer, scores.mean_chosen, scores.mean_rejected)
+    ratio, chosen, *_ = trl.ORPOTrainer.odds_ratio_loss(trainer, scores.mean_chosen, scores.mean_rejected)
     ours, metrics = objective(name="orpo", orpo_lambda=weight).fn(scores)
     assert_equal_with_gradients(ours, (-scores.mean_chosen - ratio).sum(), scores.policy)
     assert torch.allclose(metrics["rewards/chosen"], chosen)
@@ -191,6 +190,7 @@ def test_losses_equal_numbers_worked_out_by_hand(config, expected):
 
 def test_loss_is_summed_so_that_parts_of_a_batch_add_up():
     scores = random_scores()
+    assert scores.reference is not None
     whole, _ = objective(name="dpo").fn(scores)
     parts = [
         objective(name="dpo").fn(Scores(scores.policy[i], scores.counts[i], scores.reference[i]))[0]
@@ -247,12 +247,11 @@ def test_orpo_stays_finite_when_the_response_is_certain():
     assert gradient.isfinite().all()
 
 
-def own_loss(scores: Scores):
+def own_loss(scores: Scores) -> tuple[torch.Tensor, Metrics]:
     return -(scores.chosen_ratio - scores.rejected_ratio).sum(), {"own": scores.chosen.detach()}
 
 
-own_loss.needs_reference = True
-own_loss.needs_prefix_grad = False
+vars(own_loss).update(needs_reference=True, needs_prefix_grad=False)
 
 
 def test_a_loss_of_the_users_own_is_found_by_import_path(monkeypatch):

@@ -29,7 +29,7 @@ def make_pairs() -> list[PreferencePair]:
 
 def loss_of(model: torch.nn.Module, pairs: list[PreferencePair], checkpointed_chunk: int) -> torch.Tensor:
     (batch,) = pack(pairs, 10_000, "shared")
-    logps = score(model, batch, checkpointed_chunk).logps
+    logps = score(model, batch, checkpointed_chunk)
     return (logps * torch.linspace(-1, 1, logps.numel()).view_as(logps)).sum()
 
 
@@ -79,7 +79,7 @@ def test_zero3_gradients_equal_one_process(tied, tmp_path, tiny_llama, tiny_llam
     out = str(tmp_path / "gradients.pt")
     in_group(2, run_rank, folder, share, out)
     model, pairs = AutoModelForCausalLM.from_pretrained(folder).train(), make_pairs()
-    loss = sum(loss_of(model, [pairs[i] for i in part], 10_000) for part in share) / 2
+    loss = torch.stack([loss_of(model, [pairs[i] for i in part], 10_000) for part in share]).sum() / 2
     loss.backward()
     found = torch.load(out)
     for name, parameter in model.named_parameters():

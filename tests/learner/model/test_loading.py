@@ -1,4 +1,4 @@
-"""What is loaded, and that what can't be is refused in one line that names the path."""
+"""What is loaded, and that what can't be is rejected in one line that names the path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from contracts.errors import UserError
 from learner.config import LoraConfig, ModelConfig
 from learner.model.forward import causal_model
-from learner.model.loading import load_model, refuse_lengths
+from learner.model.loading import load_model, validate_length
 
 
 def test_random_weights_are_those_of_the_seed(tiny_llama):
@@ -37,35 +37,35 @@ def broken(source: str, target: Path, **changes: object) -> str:
     return str(target)
 
 
-def refusal(config: ModelConfig) -> str:
-    with pytest.raises(UserError) as refused:
+def rejection(config: ModelConfig) -> str:
+    with pytest.raises(UserError) as rejected:
         load_model(config, 0)
-    message = str(refused.value)
+    message = str(rejected.value)
     assert config.path in message
     assert "\n" not in message
     return message
 
 
-def test_refusals_name_the_path_and_the_cause(tiny_llama, tmp_path):
-    assert "not loadable" in refusal(ModelConfig(path=str(tmp_path / "nowhere")))
-    assert "t5" in refusal(ModelConfig(path=broken(tiny_llama, tmp_path / "t5", model_type="t5"))).lower()
-    assert "not loadable" in refusal(ModelConfig(path=broken(tiny_llama, tmp_path / "wide", vocab_size=300)))
-    deeper = refusal(ModelConfig(path=broken(tiny_llama, tmp_path / "deep", num_hidden_layers=3)))
+def test_rejections_name_the_path_and_the_cause(tiny_llama, tmp_path):
+    assert "not loadable" in rejection(ModelConfig(path=str(tmp_path / "nowhere")))
+    assert "t5" in rejection(ModelConfig(path=broken(tiny_llama, tmp_path / "t5", model_type="t5"))).lower()
+    assert "not loadable" in rejection(ModelConfig(path=broken(tiny_llama, tmp_path / "wide", vocab_size=300)))
+    deeper = rejection(ModelConfig(path=broken(tiny_llama, tmp_path / "deep", num_hidden_layers=3)))
     assert "lacks 9 weights" in deeper
     assert "model.layers.2" in deeper
     cut = broken(tiny_llama, tmp_path / "cut")
     weights = Path(cut) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert "not loadable" in refusal(ModelConfig(path=cut))
+    assert "not loadable" in rejection(ModelConfig(path=cut))
 
 
-def test_adapters_on_layers_that_the_model_lacks_are_refused(tiny_llama):
+def test_adapters_on_layers_that_the_model_lacks_are_rejected(tiny_llama):
     with pytest.raises(UserError, match=r"target_modules .*query"):
         load_model(ModelConfig(path=tiny_llama, lora=LoraConfig(target_modules=("query",))), 0)
 
 
-def test_sequences_longer_than_the_positions_are_refused(tiny_llama):
+def test_sequences_longer_than_the_positions_are_rejected(tiny_llama):
     config = causal_model(load_model(ModelConfig(path=tiny_llama), 0)).config
-    refuse_lengths(tiny_llama, config, 1024)
+    validate_length(tiny_llama, config, 1024)
     with pytest.raises(UserError, match=r"data.max_length 1025: .* max_position_embeddings 1024"):
-        refuse_lengths(tiny_llama, config, 1025)
+        validate_length(tiny_llama, config, 1025)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.pair import PreferencePair, as_token_ids, given_pair, supervised
+from contracts.pair import PreferencePair, as_token_ids, offline_pair, supervised
 from learner.model.packing import pack, split_by_cost
 
 
@@ -72,8 +72,8 @@ def test_every_response_token_is_scored_once_after_exactly_its_own_context(mode,
         assert batch.counts.sum().item() == len(batch.targets)
         assert (batch.owners[: batch.prefix_scored] % 5 == 0).all()
         assert (batch.owners[batch.prefix_scored :] % 5 != 0).all()
-    for i, pair in enumerate(pairs):
-        expected = scored_by_hand(pair)
+    for i, whole in enumerate(pairs):
+        expected = scored_by_hand(whole)
         assert len(found[i]) == len(expected)
         assert set(found[i]) == expected
 
@@ -124,7 +124,7 @@ def test_a_supervised_row_is_one_sequence(mode):
 
 
 def test_a_given_pair_whose_rejected_half_begins_the_chosen_one_has_no_rejected_branch():
-    pair = given_pair(0, as_token_ids([5, 6]), as_token_ids([8, 9, 10]), as_token_ids([8, 9]))
+    pair = offline_pair(0, as_token_ids([5, 6]), as_token_ids([8, 9, 10]), as_token_ids([8, 9]))
     (batch,) = pack([pair], 99, "shared")
     assert batch.counts.tolist() == [[2, 1, 0, 0, 0]]
 

@@ -9,7 +9,7 @@ import transformers as tf
 
 from contracts.errors import UserError
 from contracts.pair import PreferencePair
-from learner.model import attention
+from learner.model import attention, attention_cpu
 from learner.model.packing import pack
 from learner.model.self_check import check_forward
 
@@ -29,7 +29,9 @@ def build(dtype: torch.dtype = torch.float32) -> tf.PreTrainedModel:
         initializer_range=0.15,
         attention_dropout=0.1,
     )
-    return tf.MistralForCausalLM(config).to(dtype).train()
+    model = tf.MistralForCausalLM(config)
+    torch.nn.Module.to(model, dtype)
+    return model.train()
 
 
 def make_pairs() -> list[PreferencePair]:
@@ -61,9 +63,9 @@ def test_rounding_of_bfloat16_passes():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_forward_that_ignores_the_window_is_stopped(monkeypatch, dtype):
     model, pairs = build(dtype), make_pairs()
-    right = attention._by_segment
+    right = attention_cpu.attend_by_segment
     monkeypatch.setattr(
-        attention, "_by_segment", lambda q, k, v, layout, window, *rest: right(q, k, v, layout, None, *rest)
+        attention_cpu, "attend_by_segment", lambda q, k, v, layout, window, *rest: right(q, k, v, layout, None, *rest)
     )
     (batch,) = pack(pairs, 999, "shared")
     with pytest.raises(UserError, match=r"^learner.forward shared: .*mistral are .* nats per token off .* padded$"):

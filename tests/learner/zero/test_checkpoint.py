@@ -1,17 +1,20 @@
-"""A resumed group goes on bit for bit; a checkpoint of another layout is refused in one line."""
+"""A resumed group goes on bit for bit; files that can't be gone on from are rejected in one line."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from contracts.errors import UserError
-from learner.config import LoraConfig, OptimizerConfig
+from learner.config import LoraConfig
 from learner.zero import checkpoint
+from learner.zero.checkpoint import FORMAT, Layout, RankState
 from support.rank_group import close, in_group, sections, start, steps, weights
 
 
@@ -58,34 +61,119 @@ def test_resume_gives_the_same_weights_and_metrics_bit_for_bit(changes, mode, ti
     assert straight == resumed
 
 
-def rank_of(world: int, stage: int, optimizer: str = "adamw") -> Any:
-    """As much of a ``LearnerRank`` as the layout needs."""
-    return SimpleNamespace(
-        rank=0,
-        world_size=world,
-        stage_number=stage,
-        optimizer_config=OptimizerConfig(name=optimizer),
-        shards=SimpleNamespace(masters=[torch.zeros(10)]),
+def layout(ranks: int = 2, zero_stage: int = 2, optimizer: str = "adamw") -> Layout:
+    return {"learner.ranks": ranks, "learner.zero_stage": zero_stage, "optimizer.name": optimizer}
+
+
+def odd_state() -> RankState:
+    """More masters than one digit counts, values that printed numbers would lose, no state for one master."""
+    masters = [torch.full((i + 1,), 0.1) / (i + 1) for i in range(12)]
+    masters[3] = torch.tensor([float("nan"), float("-inf"), -0.0, 1e-45])
+    optimizer: list[dict[str, Any]] = [
+        {
+            "step": torch.tensor(7.0),
+            "exp_avg": master / 3,
+            "beta_product": 1 / 3,
+            "capturable": False,
+            "seen": 2**53 + 1,
+        }
+        for master in masters
+    ]
+    optimizer[5] = {}
+    return RankState(
+        steps=7,
+        masters=masters,
+        optimizer=optimizer,
+        ema=[master.flip(0) for master in masters],
+        reference=[master.bfloat16() for master in masters],
+        reference_version=4,
+        generators={"host": torch.get_rng_state()},
     )
 
 
+def bits(value: Any) -> Any:
+    """What is compared: type, dtype, shape and bytes."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.reshape(-1).view(torch.uint8).tolist()
+    if isinstance(value, dict):
+        return {name: bits(of_name) for name, of_name in value.items()}
+    return [bits(part) for part in value] if isinstance(value, list) else (type(value), value)
+
+
+def test_files_keep_every_bit(tmp_path):
+    state = odd_state()
+    checkpoint.save(tmp_path, 1, layout(), state)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-1.json", "rank-1.safetensors"]
+    loaded = checkpoint.load(tmp_path, 1, layout())
+    assert bits(vars(loaded)) == bits(vars(state))
+
+
+def test_what_has_no_tensors_comes_back_empty(tmp_path):
+    state = replace(odd_state(), reference=[], generators={"host": torch.get_rng_state(), "device": torch.zeros(3)})
+    checkpoint.save(tmp_path, 0, layout(), state)
+    loaded = checkpoint.load(tmp_path, 0, layout())
+    assert loaded.reference == []
+    assert loaded.generators.keys() == {"host", "device"}
+
+
+def test_files_name_format_and_program(tmp_path):
+    checkpoint.save(tmp_path, 0, layout(), odd_state())
+    manifest = json.loads((tmp_path / "rank-0.json").read_text())
+    assert manifest["format"] == FORMAT
+    assert manifest["program"]
+
+
+def rejection(folder: Path, now: Layout) -> str:
+    with pytest.raises(UserError) as rejected:
+        checkpoint.load(folder, 0, now)
+    message = str(rejected.value)
+    assert str(folder) in message
+    assert "\n" not in message
+    return message
+
+
 @pytest.mark.parametrize(
-    ("now", "message"),
+    ("now", "expected"),
     [
-        (rank_of(4, 2), "saved with learner.ranks 2; this run has learner.ranks 4"),
-        (rank_of(2, 3), "saved with learner.zero_stage 2; this run has learner.zero_stage 3"),
-        (rank_of(2, 2, "rmsprop"), "saved with optimizer.name adamw; this run has optimizer.name rmsprop"),
+        (layout(ranks=4), "saved with learner.ranks 2; this run has learner.ranks 4"),
+        (layout(zero_stage=3), "saved with learner.zero_stage 2; this run has learner.zero_stage 3"),
+        (layout(optimizer="rmsprop"), "saved with optimizer.name adamw; this run has optimizer.name rmsprop"),
     ],
 )
-def test_a_checkpoint_of_another_layout_is_refused_in_one_line(now, message, tmp_path):
-    torch.save({"layout": checkpoint._layout(rank_of(2, 2))}, tmp_path / "rank-0.pt")
-    with pytest.raises(UserError) as refused:
-        checkpoint.load(tmp_path, now)
-    assert message in str(refused.value)
-    assert str(tmp_path) in str(refused.value)
-    assert "\n" not in str(refused.value)
+def test_another_layout_is_rejected(now, expected, tmp_path):
+    checkpoint.save(tmp_path, 0, layout(), odd_state())
+    assert expected in rejection(tmp_path, now)
+
+
+def test_a_checkpoint_without_a_format_number_is_rejected(tmp_path):
+    torch.save({"layout": layout()}, tmp_path / "rank-0.pt")
+    message = rejection(tmp_path, layout())
+    assert "rank-0.pt: a checkpoint from before format 1, without a format number" in message
+    assert message.endswith(f"reads format {FORMAT} alone")
+
+
+def test_a_checkpoint_of_a_newer_format_is_rejected(tmp_path):
+    (tmp_path / "rank-0.json").write_text(json.dumps({"format": FORMAT + 1, "program": "9.0", "other": 1}))
+    message = rejection(tmp_path, layout())
+    assert f"rank-0.json: a checkpoint of format {FORMAT + 1}, written by sapo 9.0;" in message
+    assert message.endswith(f"reads format {FORMAT} alone")
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    checkpoint.save(tmp_path, 0, layout(), odd_state())
+    path = tmp_path / "rank-0.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items() if name != "optimizer.2.exp_avg"}
+    save_file(tensors, path)
+    assert "lacks 1 of 59 tensors, the first is optimizer.2.exp_avg" in rejection(tmp_path, layout())
+
+
+@pytest.mark.parametrize("name", ["rank-0.safetensors", "rank-0.json"])
+def test_a_cut_file_is_rejected(name, tmp_path):
+    checkpoint.save(tmp_path, 0, layout(), odd_state())
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    assert f"{name}: damaged" in rejection(tmp_path, layout())
 
 
 def test_a_missing_rank_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"rank-0\.pt: missing"):
-        checkpoint.load(Path(tmp_path), rank_of(2, 2))
+    assert "rank-0.json: missing; the checkpoint was made with fewer learner.ranks" in rejection(tmp_path, layout())

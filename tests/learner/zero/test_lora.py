@@ -1,4 +1,4 @@
-"""Adapters: what is trained, what the reference is, and that engines and exports get plain merged weights."""
+"""Adapters: what is trained, what the reference is, and that engines and exports get merged weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from support.rank_group import (
     BETA,
     DECAY,
     LR,
-    Recorder,
     close,
     in_group,
     make_pairs,
-    plain_logps,
     sections,
     share,
     start,
     steps,
+    unpacked_logps,
     weights,
 )
 
@@ -39,14 +38,12 @@ def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -
     scores = learner.step(pairs, BATCH).reference_scores
     facts = {
         "losses": [metrics["loss"] for metrics in history],
-        "trained": sum(m.numel() for m in learner.zero.shards.masters),
+        "trained": sum(m.numel() for m in learner.shards.masters),
         "reference": {pair.index: score.logps for pair, score in zip(pairs, scores, strict=True)},
-        "resident": len(learner.loss.reference.values),
+        "resident": len(learner.reference.values),
     }
-    recorder = Recorder(learner.module)
-    learner.attach(recorder)
     learner.stage(STEPS + 1)
-    facts["published"] = recorder.seen.get("weights")
+    facts["published"] = learner.sink.seen["weights"] if rank == 0 else None
     learner.export(out)
     torch.save(facts, Path(out) / f"facts-{rank}.pt")
     learner.shutdown()
@@ -68,12 +65,12 @@ def seen(request: pytest.FixtureRequest, tiny_llama: str, tmp_path_factory: pyte
     return Observed(ranks, out, tiny_llama)
 
 
-def plain_run(base: str) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """(losses, merged policy, merged average) of one process with peft, two sequences a pair, a hand-written EMA."""
+def single_process_run(base: str) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(losses, merged policy, merged EMA) of one process with peft, two sequences a pair, a hand-written EMA."""
     from learner.model.loading import load_model
 
     policy: Any = load_model(ModelConfig(path=base, dtype="float32", lora=LORA), seed=0)
-    average: Any = load_model(ModelConfig(path=base, dtype="float32", lora=LORA), seed=0)
+    ema: Any = load_model(ModelConfig(path=base, dtype="float32", lora=LORA), seed=0)
     trainable = [p for p in policy.parameters() if p.requires_grad]
     optimizer, losses = torch.optim.AdamW(trainable, lr=LR, weight_decay=0.0), []
     for step in [*range(STEPS), 50]:
@@ -82,8 +79,8 @@ def plain_run(base: str) -> tuple[list[float], dict[str, torch.Tensor], dict[str
             ratios = []
             for half in (pair.chosen, pair.rejected):
                 with policy.disable_adapter(), torch.no_grad():
-                    reference = plain_logps(policy, pair.prompt, half).sum()
-                ratios.append(plain_logps(policy, pair.prompt, half).sum() - reference)
+                    reference = unpacked_logps(policy, pair.prompt, half).sum()
+                ratios.append(unpacked_logps(policy, pair.prompt, half).sum() - reference)
             loss = loss - torch.nn.functional.logsigmoid(BETA * (ratios[0] - ratios[1])) / BATCH
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
@@ -91,22 +88,22 @@ def plain_run(base: str) -> tuple[list[float], dict[str, torch.Tensor], dict[str
         optimizer.zero_grad()
         losses.append(loss.item())
         with torch.no_grad():
-            for kept, new in zip(average.parameters(), policy.parameters(), strict=True):
+            for kept, new in zip(ema.parameters(), policy.parameters(), strict=True):
                 kept.copy_(DECAY * kept + (1 - DECAY) * new)
-    return losses[:STEPS], policy.merge_and_unload().state_dict(), average.merge_and_unload().state_dict()
+    return losses[:STEPS], policy.merge_and_unload().state_dict(), ema.merge_and_unload().state_dict()
 
 
 @pytest.fixture(scope="module")
 def oracle(tiny_llama: str) -> Any:
-    return plain_run(tiny_llama)
+    return single_process_run(tiny_llama)
 
 
-def test_two_ranks_equal_one_plain_process_with_peft(seen, oracle):
-    losses, policy, average = oracle
+def test_two_ranks_equal_one_process_with_peft(seen, oracle):
+    losses, policy, ema = oracle
     for facts in seen.ranks:
         assert facts["losses"] == pytest.approx(losses, abs=1e-5)
     close(weights(seen.folder / "policy"), policy, 1e-5)
-    close(weights(seen.folder / "ema"), average, 1e-5)
+    close(weights(seen.folder / "ema"), ema, 1e-5)
 
 
 def test_base_weights_are_frozen(seen):
@@ -128,7 +125,7 @@ def test_reference_is_the_model_with_its_adapters_off_and_takes_no_memory(seen):
     assert found.keys() == pairs.keys()
     for index, pair in pairs.items():
         with torch.no_grad():
-            chosen = plain_logps(base, pair.prompt, pair.chosen).sum().item()
+            chosen = unpacked_logps(base, pair.prompt, pair.chosen).sum().item()
         assert found[index][:3].sum() == pytest.approx(chosen, abs=1e-3)
     assert [facts["resident"] for facts in seen.ranks] == [0, 0]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
-from learner.zero.optim import deepspeed_config, effective_stage, make_optimizer, schedule
+from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer, schedule
 
 TOTAL = 60
 TRANSFORMERS_NAME = {"constant": "constant_with_warmup"}
@@ -35,7 +37,7 @@ def test_warmup_ratio_is_a_share_of_all_steps_and_warmup_steps_override_it():
 
 def test_optimizers_take_every_setting():
     parameter = [torch.nn.Parameter(torch.zeros(1))]
-    common = {"lr": 0.3, "eps": 1e-5, "weight_decay": 0.2}
+    common: dict[str, Any] = {"lr": 0.3, "eps": 1e-5, "weight_decay": 0.2}
     adamw = make_optimizer(OptimizerConfig(name="adamw", betas=(0.8, 0.9), **common), parameter)
     assert isinstance(adamw, torch.optim.AdamW)
     assert {"betas": (0.8, 0.9), **common}.items() <= adamw.defaults.items()
@@ -46,8 +48,8 @@ def test_optimizers_take_every_setting():
 
 def test_bf16_has_masters_and_gradient_sums_in_fp32_at_every_stage():
     bf16, fp32 = ModelConfig(path="m", dtype="bfloat16"), ModelConfig(path="m", dtype="float32")
-    assert [effective_stage(fp32, LearnerConfig(zero_stage=s)) for s in range(4)] == [0, 1, 2, 3]
-    assert [effective_stage(bf16, LearnerConfig(zero_stage=s)) for s in range(4)] == [2, 2, 2, 3]
+    assert [effective_zero_stage(fp32, LearnerConfig(zero_stage=s)) for s in range(4)] == [0, 1, 2, 3]
+    assert [effective_zero_stage(bf16, LearnerConfig(zero_stage=s)) for s in range(4)] == [2, 2, 2, 3]
     config = deepspeed_config(bf16, LearnerConfig(), OptimizerConfig(max_grad_norm=0.5))
     assert config["bf16"] == {"enabled": True}
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}

@@ -18,15 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learner.config import ReferenceConfig
 from support.rank_group import (
     DECAY,
-    Recorder,
     close,
     in_group,
     make_pairs,
-    plain_logps,
     sections,
     share,
     start,
     steps,
+    unpacked_logps,
     weights,
 )
 
@@ -50,41 +49,39 @@ def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -
     from learner.zero.weights import named_weights
 
     learner = start(rank, world, port, parts)
-    facts: dict[str, Any] = {"stage": learner.stage_number}
+    facts: dict[str, Any] = {"zero_stage": learner.zero_stage}
 
     def current() -> dict[str, torch.Tensor]:
-        return {n: w.detach().clone() for n, w in named_weights(learner.module, learner.stage_number)}
+        return {n: w.detach().clone() for n, w in named_weights(learner.module, learner.zero_stage)}
 
     def scored() -> torch.Tensor:
         (batch,) = pack(make_pairs(99), 10_000, "shared")
         with torch.no_grad():
             return learner._engine.module(batch)
 
-    facts["masters_at_start"], facts["weights_at_start"] = learner.zero.shards.copy(), current()
+    facts["masters_at_start"], facts["weights_at_start"] = learner.shards.copy(), current()
     steps(learner, 0, 3)  # by now ZeRO 3 has a trace of the forward and backward
-    facts["average_before"] = [v.clone() for v in learner.zero.ema.values]
+    facts["ema_before"] = [v.clone() for v in learner.ema.values]
     pairs = make_pairs(3)
     with CountedCollectives() as in_step:
         learner._engine.train()
         learner.step(share(pairs, rank, world), len(pairs))
-    facts["masters"], facts["average"] = learner.zero.shards.copy(), [v.clone() for v in learner.zero.ema.values]
-    with CountedCollectives() as in_average:
-        learner.zero.ema.update()
-    for kept, before in zip(learner.zero.ema.values, facts["average"], strict=True):
+    facts["masters"], facts["ema"] = learner.shards.copy(), [v.clone() for v in learner.ema.values]
+    with CountedCollectives() as in_update:
+        learner.ema.update()
+    for kept, before in zip(learner.ema.values, facts["ema"], strict=True):
         kept.copy_(before)
-    facts["collectives"] = in_step.count, in_average.count
+    facts["collectives"] = in_step.count, in_update.count
 
     facts["before"], facts["scored_before"] = current(), scored()
-    with learner.zero.shards.holding(learner.zero.ema.values):
+    with learner.shards.holding(learner.ema.values):
         facts["held"] = current()
         scored()  # leaves weights gathered
-    facts["scored_average"] = learner.score_average(SEQUENCES)
+    facts["scored_ema"] = learner.score_ema(SEQUENCES)
     facts["scored_after"], facts["after"] = scored(), current()
 
-    recorder = Recorder(learner.module)
-    learner.attach(recorder)
     learner.stage(4)
-    facts["published"] = recorder.seen
+    facts["published"] = learner.sink.seen if learner.sink else None
     learner.export(out)
     torch.save(facts, Path(out) / f"facts-{rank}.pt")
     learner.shutdown()
@@ -123,7 +120,7 @@ def seen(
 
 def test_masters_of_all_ranks_are_the_model_in_fp32(seen):
     whole = torch.cat([w.flatten() for w in seen.ranks[0]["weights_at_start"].values()]).float()
-    ranks = seen.ranks[:1] if seen.ranks[0]["stage"] == 0 else seen.ranks
+    ranks = seen.ranks[:1] if seen.ranks[0]["zero_stage"] == 0 else seen.ranks
     masters = torch.cat([m.flatten() for facts in ranks for m in facts["masters_at_start"]])
     assert masters.dtype == torch.float32
     # The partition has its own order, and zeros at the end of a rank's part.
@@ -131,21 +128,21 @@ def test_masters_of_all_ranks_are_the_model_in_fp32(seen):
     assert len(whole) <= len(masters) < len(whole) + 128
 
 
-def test_average_update_equals_the_formula_on_every_shard(seen):
+def test_ema_update_equals_the_formula_on_every_shard(seen):
     for facts in seen.ranks:
-        for before, master, after in zip(facts["average_before"], facts["masters"], facts["average"], strict=True):
+        for before, master, after in zip(facts["ema_before"], facts["masters"], facts["ema"], strict=True):
             assert not torch.equal(before, after)
             torch.testing.assert_close(after, DECAY * before + (1 - DECAY) * master, rtol=0, atol=1e-7)
 
 
-def test_average_update_makes_no_collective(seen):
+def test_ema_update_makes_no_collective(seen):
     for facts in seen.ranks:
-        in_step, in_average = facts["collectives"]
+        in_step, in_update = facts["collectives"]
         assert in_step > 0
-        assert in_average == 0
+        assert in_update == 0
 
 
-def test_holding_shows_the_average_and_leaves_the_policy_bit_for_bit(seen):
+def test_holding_shows_the_ema_and_leaves_the_policy_bit_for_bit(seen):
     for facts in seen.ranks:
         assert any((facts["held"][name] != value).any() for name, value in facts["before"].items())
         close(facts["after"], facts["before"], 0.0)
@@ -157,7 +154,7 @@ def test_both_ranks_hold_the_same_weights(seen):
         close(seen.ranks[0][which], seen.ranks[1][which], 0.0)
 
 
-def test_published_weights_are_the_exported_average_under_checkpoint_names(seen):
+def test_published_weights_are_the_exported_ema_under_checkpoint_names(seen):
     from safetensors.torch import load_file
 
     published = seen.ranks[0]["published"]
@@ -169,26 +166,30 @@ def test_published_weights_are_the_exported_average_under_checkpoint_names(seen)
     assert {dtype for _, dtype, _ in published["metadata"]} == {seen.dtype}
 
 
+def test_only_rank_0_has_a_sink(seen):
+    assert [facts["published"] is None for facts in seen.ranks] == [False, True]
+
+
 def test_publication_gathers_one_layer_at_a_time(seen):
     published = seen.ranks[0]["published"]
-    sizes = Counter()
+    sizes: Counter[str] = Counter()
     for name, weight in published["weights"].items():
         sizes[".".join(name.split(".")[:3]) if ".layers." in name else name] += weight.numel()
-    if seen.ranks[0]["stage"] == 3:
+    if seen.ranks[0]["zero_stage"] == 3:
         assert published["most_gathered"] == max(sizes.values()) < sum(sizes.values()) / 2
     else:
         assert published["most_gathered"] == 0
 
 
-def test_scores_under_the_average_are_those_of_the_exported_model(seen):
+def test_scores_under_the_ema_are_those_of_the_exported_model(seen):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(seen.folder / "ema", dtype=seen.dtype)
     for facts in seen.ranks:
-        for sequence, ours in zip(SEQUENCES, facts["scored_average"], strict=True):
+        for sequence, ours in zip(SEQUENCES, facts["scored_ema"], strict=True):
             ids = np.array(sequence, np.int32)
             with torch.no_grad():
-                theirs = plain_logps(model, ids[:1], ids[1:]).numpy()
+                theirs = unpacked_logps(model, ids[:1], ids[1:]).numpy()
             assert ours.dtype == np.float32
             np.testing.assert_allclose(ours, theirs, atol=1e-4 if seen.dtype == torch.float32 else 0.1)
 

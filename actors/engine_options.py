@@ -1,0 +1,80 @@
+"""The options of every vLLM engine that this program starts: environment and arguments, by device.
+
+Imports neither vLLM nor torch, which read the environment when they are imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.config import GenerationConfig
+from actors.messages import EngineSpec
+
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
+ON_CPU = {
+    # With more than one OpenMP thread beside other work on the cores, generation all but stops.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # The engine computes in the actor's own process (actors/inprocess.py).
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Ours are unique, and drawing random ones costs a tenth of a short request.
+    "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "1",
+}
+CPU_KV_CACHE_BYTES = 256 << 20
+BATCHED_TOKENS = 8192
+"""Tokens of one step of a CPU engine, unless a single prompt may be longer."""
+WORKER_EXTENSION = "actors.weights.receivers.WeightReceiver"
+WITH_DIGESTS = ("nccl", "ipc")
+"""Backends of vLLM's own, whose receivers are replaced by ours that note digests (actors/weights/digesting.py)."""
+
+
+def environment(use_gpu: bool) -> dict[str, str]:
+    """Environment variables, to be set before vLLM is imported."""
+    return QUIET if use_gpu else QUIET | ON_CPU
+
+
+def cpu_arguments(max_length: int, kv_cache_bytes: int | None = None) -> dict[str, Any]:
+    """What vLLM's ``EngineArgs`` need on CPU for prompts of up to ``max_length`` tokens."""
+    return {
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": kv_cache_bytes or CPU_KV_CACHE_BYTES,
+        # A seeded request whose prefill is split crashes the CPU engine: prefills stay whole.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(max_length, BATCHED_TOKENS),
+    }
+
+
+def engine_arguments(spec: EngineSpec, config: GenerationConfig) -> dict[str, Any]:
+    """Arguments of vLLM's ``EngineArgs`` for a generation actor."""
+    arguments: dict[str, Any] = {
+        "model": spec.model,
+        "dtype": spec.dtype,
+        "skip_tokenizer_init": True,
+        "max_model_len": spec.max_length,
+        "max_num_seqs": config.max_concurrent_requests,
+        "seed": spec.seed % (1 << 31),
+        "enable_prefix_caching": config.prefix_caching,
+        "tensor_parallel_size": config.tensor_parallel,
+        "weight_transfer_config": {"backend": receiver_of(spec.backend)},
+        "worker_extension_cls": WORKER_EXTENSION,
+        "trust_remote_code": spec.trust_remote_code,
+        "disable_log_stats": True,
+    }
+    if spec.use_gpu:
+        arguments |= {
+            "enforce_eager": False,
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "enable_sleep_mode": spec.sleep_mode,
+        }
+        if config.kv_cache_bytes:
+            arguments["kv_cache_memory_bytes"] = config.kv_cache_bytes
+    else:
+        arguments |= cpu_arguments(spec.max_length, config.kv_cache_bytes)
+    if config.enforce_eager is not None:
+        arguments["enforce_eager"] = config.enforce_eager
+    return arguments
+
+
+def receiver_of(backend: str) -> str:
+    """Under which name vLLM's factory has the receiver of a backend."""
+    return f"digesting-{backend}" if backend in WITH_DIGESTS else backend

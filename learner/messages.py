@@ -1,0 +1,43 @@
+"""What crosses the border between a learner rank and its driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from contracts.pair import ReferenceScore
+from learner.config import EmaConfig, LearnerConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, ReferenceConfig
+
+
+@dataclass(frozen=True)
+class RankSpec:
+    """What a rank is made from; the same for all ranks of a group."""
+
+    model: ModelConfig
+    objective: ObjectiveConfig
+    reference: ReferenceConfig
+    optimizer: OptimizerConfig
+    learner: LearnerConfig
+    ema: EmaConfig
+    max_length: int
+    """Tokens of the longest sequence, prompt and response."""
+    total_steps: int
+    """Optimizer steps of the run, for the learning-rate schedule."""
+    seed: int
+
+
+class Address(NamedTuple):
+    """Where the ranks meet."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One rank's view of a step."""
+
+    metrics: dict[str, float]
+    """Means over the global batch, the same on every rank; times in seconds are the rank's own."""
+    reference_scores: list[ReferenceScore | None]
+    """Aligned with this rank's pairs; None where the cached ones served."""

@@ -1,0 +1,63 @@
+"""Requests that new weights overtake go on with them, and every token says which weights generated it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from actors.config import GenerationConfig
+from actors.messages import Work
+from actors.plan import Plan
+from actors.token_table import TokenTable
+from buffer.client import ReplayBuffer
+from buffer.config import BufferConfig
+from support.engines import start_actor, start_sender
+
+ROWS, RESPONSE = 16, 400
+NEAR_TIE_NATS = 1e-3
+
+
+@pytest.mark.slow
+def test_every_token_is_the_choice_of_the_version_that_it_names(ray_local, tiny_llama):
+    from transformers import AutoModelForCausalLM
+
+    draw = np.random.default_rng(0)
+    rows = [(draw.integers(3, 128, 20), draw.integers(3, 128, RESPONSE)) for _ in range(ROWS)]
+    table = TokenTable.from_rows(rows)
+    buffer = ReplayBuffer.start(
+        BufferConfig(capacity=ROWS), seed=0, batch_size=ROWS, inserts_per_step=ROWS, ordered=False, ahead=0, behind=0
+    )
+    greedy = GenerationConfig(temperature=0.0, segment_length=None, max_concurrent_requests=ROWS)
+    sender = start_sender(tiny_llama, "shm")
+    actor = start_actor("a", tiny_llama, "shm", greedy, buffer, Work(Plan(0, table.response_lengths, None, 1), table))
+    ray.get([actor.ready.remote(), sender.retarget.remote({"a": actor})])
+    states = {0: ray.get(sender.state.remote())}
+    running, drawing = actor.run.remote(), buffer.draw_ref()
+    version = 0
+    while not ray.wait([drawing], timeout=0.3)[0]:
+        version += 1
+        ray.get(sender.stage.remote(version))
+        states[version] = ray.get(sender.state.remote())
+        (ack,) = ray.get(sender.send.remote())
+        assert not ack.error
+    pairs = buffer.resolve(ray.get(drawing)).pairs
+    buffer.close()
+    ray.get(running)
+    assert max(len(set(pair.versions.tolist())) for pair in pairs) > 1, "no request was overtaken"
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    for named in sorted({v for pair in pairs for v in pair.versions.tolist()}):
+        model.load_state_dict(states[named])
+        for pair in pairs:
+            mine = pair.versions == named
+            assert np.all(np.diff(pair.versions) >= 0)
+            ids = torch.from_numpy(np.concatenate((pair.prompt, pair.replacement)).astype(np.int64))[None]
+            with torch.no_grad():
+                logps = model(ids).logits[0, len(pair.prompt) - 1 : -1].log_softmax(-1)
+            chosen = logps.gather(-1, ids[0, len(pair.prompt) :, None])[:, 0]
+            assert (logps.max(-1).values - chosen)[torch.from_numpy(mine)].le(NEAR_TIE_NATS).all()
+    for handle in (actor, sender):
+        ray.kill(handle)
+    buffer.shutdown()

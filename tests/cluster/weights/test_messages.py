@@ -1,0 +1,32 @@
+"""How weights travel is chosen by the hardware, and known without loading vLLM."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from cluster.weights.messages import choose_backend
+from support.paths import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    ("wanted", "use_gpu", "nodes", "chosen"),
+    [
+        ("auto", True, 1, "nccl"),
+        ("auto", True, 2, "nccl"),
+        ("auto", False, 1, "shm"),
+        ("auto", False, 2, "gloo"),
+        ("gloo", True, 1, "gloo"),
+        ("ipc", True, 1, "ipc"),
+    ],
+)
+def test_the_backend_is_the_hardwares_unless_one_is_asked_for(wanted, use_gpu, nodes, chosen):
+    assert choose_backend(wanted, use_gpu, nodes) == chosen
+
+
+def test_the_driver_loads_neither_vllm_nor_torch_with_them():
+    code = "import sys, cluster.weights.messages; print({'torch', 'vllm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,1 +1,1 @@
-"""Sharded replay of preference pairs: records, shards, rate limit, sampling, snapshots."""
+"""Sharded replay of preference pairs: leases, rate limit, sampling, shards, snapshots."""

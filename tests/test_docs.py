@@ -52,8 +52,8 @@ def missing_paths(text: str) -> list[str]:
 
 
 def is_of_the_tree(span: str) -> bool:
-    """A file of the tree, or a folder below one of its folders, by its form. Metrics (``buffer/size``) have no ending."""
-    is_folder = span.endswith("/") and span.split("/")[0] in FOLDERS
+    """By its form a file, or a folder below one of the tree's. Metrics (``buffer/size``) have no ending."""
+    is_folder = span.endswith("/") and span.partition("/")[0] in FOLDERS
     return (is_folder or span.endswith(FILE_ENDINGS)) and span not in MADE_BY_RUNS
 
 

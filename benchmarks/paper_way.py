@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ def _generate(
         ids[line, width - len(context) :] = context
         mask[line, width - len(context) :] = 1
     generation = config.generation
-    out = model.generate(
+    generating: Any = model  # transformers' annotation of its own mixin does not fit its models
+    out = generating.generate(
         torch.from_numpy(ids),
         attention_mask=torch.from_numpy(mask),
         do_sample=True,

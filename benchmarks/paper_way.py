@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, GenerationMixin, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 
 from actors.plan import Plan
 from actors.splice import splice
@@ -65,7 +65,7 @@ def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[fl
 
 @torch.no_grad()
 def _generate(
-    model: GenerationMixin, table: TokenTable, plan: Plan, indices: range, eos: int, config: RunConfig
+    model: Any, table: TokenTable, plan: Plan, indices: range, eos: int, config: RunConfig
 ) -> list[PreferencePair]:
     items = [plan.item(i) for i in indices]
     rows = [table[item.row] for item in items]

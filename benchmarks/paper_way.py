@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, GenerationMixin, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 
 from actors.plan import Plan
 from actors.splice import splice
@@ -64,7 +65,7 @@ def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[fl
 
 @torch.no_grad()
 def _generate(
-    model: GenerationMixin, table: TokenTable, plan: Plan, indices: range, eos: int, config: RunConfig
+    model: Any, table: TokenTable, plan: Plan, indices: range, eos: int, config: RunConfig
 ) -> list[PreferencePair]:
     items = [plan.item(i) for i in indices]
     rows = [table[item.row] for item in items]
@@ -75,7 +76,8 @@ def _generate(
         ids[line, width - len(context) :] = context
         mask[line, width - len(context) :] = 1
     generation = config.generation
-    out = model.generate(
+    generating: Any = model  # transformers' annotation of its own mixin does not fit its models
+    out = generating.generate(
         torch.from_numpy(ids),
         attention_mask=torch.from_numpy(mask),
         do_sample=True,

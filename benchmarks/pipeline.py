@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import conversations
 from benchmarks.report import machine, save, table_of
-from cluster.workers.ray_session import LARGE_BLOCKS
+from cluster.workers.resources import LARGE_BLOCKS
 
 WARM_STEPS = 10
 """First steps of each run that are not counted: caches, first kernels."""

@@ -32,7 +32,7 @@ from actors.token_table import TokenTable
 from benchmarks.models import SHAPES, write_llama
 from benchmarks.report import machine, save, table_of
 from cluster.weights.messages import PublisherSpec
-from cluster.workers.ray_session import LARGE_BLOCKS
+from cluster.workers.resources import LARGE_BLOCKS
 from learner.zero.weights import metadata, named_layers
 
 VOCABULARY = 8192

@@ -27,7 +27,7 @@ from benchmarks.models import with_random_weights
 from benchmarks.report import machine, save, table_of
 from cluster.config.loading import validate_config
 from cluster.config.run_config import RunConfig
-from cluster.run.loop import train
+from cluster.run.train import train
 from cluster.workers.control import NAMESPACE
 from demo.model import write_model
 from demo.task import write_data

@@ -61,6 +61,8 @@ class ReplayBuffer:
         ordered: bool,
         ahead: int,
         behind: int,
+        label: str | None = None,
+        namespace: str | None = None,
     ) -> ReplayBuffer:
         """Start coordinator and shards.
 
@@ -70,11 +72,20 @@ class ReplayBuffer:
             ordered: contents are independent of the order of arrival (lockstep).
             ahead: optimizer steps before the newest published weights' own turn that work may be begun.
             behind: draws that may come before their own step's pairs.
+            label: with which the actors' names on the cluster begin; None: they have no names.
+            namespace: Ray's namespace of the names.
         """
-        shards: tuple[Any, ...] = tuple(ray.remote(Shard).options(num_cpus=0).remote() for _ in range(config.shards))
+
+        def named(part: str) -> dict[str, Any]:
+            return {"name": f"{label}-{part}", "namespace": namespace} if label else {}
+
+        shards: tuple[Any, ...] = tuple(
+            ray.remote(Shard).options(num_cpus=0, **named(f"shard-{number}")).remote()
+            for number in range(config.shards)
+        )
         coordinator = (
             ray.remote(Coordinator)
-            .options(num_cpus=0, max_concurrency=10_000)
+            .options(num_cpus=0, max_concurrency=10_000, **named("coordinator"))
             .remote(
                 config,
                 seed=seed,

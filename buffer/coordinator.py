@@ -104,8 +104,7 @@ class Coordinator:
         """Enter what may be seen: everything, or in lockstep the unbroken run of indices."""
         ready = range(self._visible, self._ledger.mark) if self._ordered else list(self._held)
         self._visible = self._ledger.mark
-        fresh: dict[int, dict[int, bytes]] = {}
-        """Payloads by shard and slot."""
+        fresh: dict[int, dict[int, bytes]] = {}  # payloads by shard and slot
         for index in ready:
             held = self._held.pop(index, None)
             if held is None:
@@ -162,16 +161,14 @@ class Coordinator:
     def _take(self) -> DrawAnswer:
         drawn = self._index.draw(self._batch)
         self._limiter.draws += 1
-        wanted: dict[int, list[int]] = {}
-        """Slots by shard."""
+        wanted: dict[int, list[int]] = {}  # slots by shard
         for slot in drawn.slots.tolist():
             wanted.setdefault(self._layout.shard(slot), []).append(slot)
         payloads = [self._shards[shard].get.remote(slots) for shard, slots in wanted.items()]
         return DrawAnswer(drawn, payloads, self._stats())
 
     async def annotate(self, request: ItemScores) -> None:
-        scored: dict[int, dict[int, ReferenceScore]] = {}
-        """Scores by shard and slot."""
+        scored: dict[int, dict[int, ReferenceScore]] = {}  # by shard and slot
         for key, score in request.scores.items():
             if self._index.holds(key):
                 slot = key % self._index.capacity

@@ -108,6 +108,11 @@ class BufferStats:
     blocked_draw_s: float = 0.0
     """Seconds that draws waited for pairs."""
 
+    @property
+    def accounted(self) -> int:
+        """Plan indices whose outcome is known."""
+        return self.inserted + self.identical + self.discarded + self.failed
+
 
 @dataclass(frozen=True)
 class DrawAnswer:

@@ -51,11 +51,12 @@ def main() -> int:
         return 0
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
     from cluster.run.train import train
-    from cluster.workers.ray_session import needed_cpus, ray_cluster
+    from cluster.workers.ray_session import ray_session
+    from cluster.workers.resources import needed_cpus
 
     configs = {name: load_config(f"configs/{name}.yaml") for name in ("demo-sft", "demo", "demo-sft-continued")}
     runs = {}
-    with ray_cluster(configs["demo"].cluster, needed_cpus(configs["demo"])):
+    with ray_session(configs["demo"].cluster, needed_cpus(configs["demo"])):
         for number, (name, config) in enumerate(configs.items(), 1):
             console.print(f"\n[bold]{number}. {STAGES[name]}[/bold] (configs/{name}.yaml)")
             runs[name] = train(config, overwrite=True)
@@ -69,7 +70,7 @@ def main() -> int:
     }
     with ThreadPoolExecutor(AT_ONCE) as pool:
         _print(console, dict(zip(models, pool.map(_evaluated, models.values()), strict=True)))
-    console.print(f"\nSAPO run: {sapo.verdict}")
+    console.print(f"\nSAPO run: {sapo.bottleneck}")
     for what, where in (
         ("pairs that it trained on", sapo.folder / "samples.jsonl"),
         ("metrics of every step", sapo.folder / "metrics.jsonl"),

@@ -9,13 +9,17 @@ import numpy as np
 
 from contracts.pair import PreferencePair, TokenIds
 
-Decode = Callable[[TokenIds], str]
-"""From int32 token ids to text."""
+Decode = Callable[[TokenIds], str | list[str]]
+"""From int32 token ids to text, as a tokenizer's ``decode``: of one sequence it gives one text."""
 
 
 def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
     """One pair, segments between ⟦ and ⟧."""
-    a, c = decode(pair.prefix), decode(pair.suffix)
+
+    def text(ids: TokenIds) -> str:
+        return str(decode(ids))
+
+    a, c = text(pair.prefix), text(pair.suffix)
     kept = c if pair.suffix_kept else ""
     return {
         "step": step,
@@ -24,9 +28,9 @@ def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
         "version": pair.version,
         "actor": pair.actor,
         "cut": [pair.start, pair.end],
-        "prompt": decode(pair.prompt),
-        "chosen": f"{a}⟦{decode(pair.segment)}⟧{c}",
-        "rejected": f"{a}⟦{decode(pair.replacement)}⟧{kept}",
+        "prompt": text(pair.prompt),
+        "chosen": f"{a}⟦{text(pair.segment)}⟧{c}",
+        "rejected": f"{a}⟦{text(pair.replacement)}⟧{kept}",
         "ended": pair.ended,
         "suffix_kept": pair.suffix_kept,
         "replacement_logprob": None if np.isnan(pair.mean_logprob) else round(pair.mean_logprob, 4),

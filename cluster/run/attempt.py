@@ -40,7 +40,7 @@ from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import open_control
 from cluster.workers.failure_policy import FailurePolicy
 from cluster.workers.learner_group import LearnerGroup, Ranks, WeightSync
-from cluster.workers.ray_calls import RayCalls
+from cluster.workers.ray_calls import NAMESPACE, RayCalls
 from cluster.workers.resources import Hardware
 
 
@@ -123,6 +123,8 @@ def _start_rollouts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, B
         ordered=slack == 0,
         ahead=slack,
         behind=slack,
+        label=setting.label,
+        namespace=NAMESPACE,
     )
     parts.callback(buffer.shutdown)
     factory = ActorFactory.of(config, hardware, table, setting.inputs.ends, buffer, setting.label)

@@ -41,8 +41,8 @@ def read_inputs(config: RunConfig) -> Inputs:
         batches = read_batches(config.data.path)
         report = f"{config.data.path}: {len(batches)} recorded batches, {sum(map(len, batches))} pairs"
         return Inputs(load_tokenizer(config.model, config.data.chat_template), report, TokenTable.empty(), batches)
-    table, tokenizer, report = load_table(config.data, config.model, config.method)
-    return Inputs(tokenizer, str(report), table)
+    table, tokenizer, rows = load_table(config.data, config.model, config.method)
+    return Inputs(tokenizer, str(rows), table)
 
 
 def count_steps(config: RunConfig, inputs: Inputs) -> int:

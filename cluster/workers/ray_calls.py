@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import ray
 from ray.actor import ActorHandle
@@ -28,7 +28,7 @@ GRACE_S = 5.0
 """After a first failure, how long the others of a group are listened to: a rank that dies is often first noticed by
 another, whose collective breaks."""
 
-Call = ray.ObjectRef
+Call: TypeAlias = ray.ObjectRef
 """A call under way."""
 
 

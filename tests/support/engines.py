@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import ray
 import torch
+from ray import cloudpickle
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
@@ -15,7 +17,12 @@ from actors.plan import Plan
 from actors.token_table import TokenTable
 from cluster.weights.messages import Ack, PublisherSpec
 from learner.zero.weights import metadata, named_layers
+from support import models
 from support.models import token_logps
+
+# Ray's workers do not have the folder of the tests on their path.
+for _module in (models, sys.modules[__name__]):
+    cloudpickle.register_pickle_by_value(_module)
 
 MAX_LENGTH = 512
 SEQUENCES: list[list[int]] = [np.random.default_rng(i).integers(3, 128, n).tolist() for i, n in enumerate((5, 60, 300))]

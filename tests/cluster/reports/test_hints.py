@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,8 +19,8 @@ def hints_of(history: list[dict[str, float]], window: int = 10) -> list[str]:
 
 
 NOISE = np.random.default_rng(0).normal(size=(200, 2))
-WITH_REFERENCE = {"logratios/segment_margin": 0.1}
-ORPO = {"nll_loss": 1.0, "log_odds_ratio": -0.4}
+WITH_REFERENCE: dict[str, Any] = {"logratios/segment_margin": 0.1}
+ORPO: dict[str, Any] = {"nll_loss": 1.0, "log_odds_ratio": -0.4}
 
 
 def history(
@@ -72,7 +74,7 @@ def test_a_reward_above_zero_is_not_called_falling() -> None:
         ({}, "objective.sft_weight > 0", "cpo_alpha"),
     ],
 )
-def test_without_a_reference_log_probabilities_are_watched(metrics: dict[str, float], remedy: str, other: str) -> None:
+def test_without_a_reference_log_probabilities_are_watched(metrics: dict[str, Any], remedy: str, other: str) -> None:
     given = hints_of(history("logps", -0.1, -0.3, **metrics))
     assert len(given) == 1
     assert "logps/chosen and logps/rejected both fall" in given[0]

@@ -75,7 +75,12 @@ def test_one_that_raises_is_no_silence():
 
 def test_few_rows_of_bounded_length_are_scored():
     seen: list[list[list[int]]] = []
-    learner: Any = SimpleNamespace(score_ema=lambda sequences: seen.append(sequences) or [np.zeros(3, np.float32)])
+
+    def score(sequences: list[list[int]]) -> list[Any]:
+        seen.append(sequences)
+        return [np.zeros(3, np.float32)]
+
+    learner: Any = SimpleNamespace(score_ema=score)
     pool: Any = Pool()
     ParityCheck(WeightsConfig(), TABLE, learner, pool).check(1)
     assert len(seen[0]) == ROWS and max(map(len, seen[0])) == TOKENS

@@ -282,7 +282,7 @@ def test_the_dead_do_not_answer_calls_to_all():
         return call
 
     for worker in workers.values():
-        worker.call = answering.__get__(worker)  # type: ignore[method-assign]
+        worker.call = answering.__get__(worker)
     assert world.pool.call_all("status") == ["alive"]
 
 

@@ -28,6 +28,8 @@ GRACE_S = 5.0
 """After a first failure, how long the others of a group are listened to: a rank that dies is often first noticed by
 another, whose collective breaks."""
 
+USER_ERROR = f"{UserError.__module__}.{UserError.__qualname__}"
+
 Call: TypeAlias = ray.ObjectRef
 """A call under way."""
 
@@ -79,6 +81,10 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
             return cause
         shown = cause if isinstance(cause, BaseException) else error
         return WorkerFailure(f"{type(shown).__name__}: {last_line(shown)}", died=False)
+    if getattr(error, "actor_init_failed", False):
+        # Ray keeps no more of it than the text of a traceback, whose last line is the error.
+        kind, _, message = last_line(error).partition(": ")
+        return UserError(message) if kind == USER_ERROR else WorkerFailure(last_line(error), died=False)
     return WorkerFailure(first_line(error), died=True)
 
 

@@ -1,0 +1,41 @@
+"""What Ray's errors mean: the user's own words, a death, or a bug."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from cluster.workers.ray_calls import RayCalls, Worker, WorkerFailure
+from contracts.errors import UserError
+
+
+class Part:
+    def __init__(self, error: Exception | None = None) -> None:
+        if error:
+            raise error
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+
+def started(error: Exception | None = None) -> Worker:
+    return Worker("part", ray.remote(Part).options(num_cpus=0).remote(error))
+
+
+@pytest.mark.slow
+def test_failures_come_back_in_the_program_s_terms(ray_local):
+    calls, part = RayCalls(), started()
+    with pytest.raises(UserError, match=r"^lower optimizer.lr$"):
+        calls.answer(part.call("fail", UserError("lower optimizer.lr")))
+    with pytest.raises(WorkerFailure) as raised:
+        calls.answer(part.call("fail", ValueError("seven")))
+    assert (raised.value.reason, raised.value.died) == ("ValueError: seven", False)
+    part.kill()
+    with pytest.raises(WorkerFailure) as killed:
+        calls.answer(part.call("fail", ValueError("seven")))
+    assert killed.value.died and "\n" not in killed.value.reason
+    with pytest.raises(UserError, match=r"^model.path m: no such folder$"):
+        calls.answer(started(UserError("model.path m: no such folder")).call("fail", ValueError()))
+    with pytest.raises(WorkerFailure) as unborn:
+        calls.answer(started(ValueError("eight")).call("fail", ValueError()))
+    assert (unborn.value.reason, unborn.value.died) == ("ValueError: eight", False)

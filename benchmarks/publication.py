@@ -31,7 +31,7 @@ from actors.plan import Plan
 from actors.token_table import TokenTable
 from benchmarks.models import SHAPES, write_llama
 from benchmarks.report import machine, save, table_of
-from cluster.weights.messages import PublisherSpec
+from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.resources import LARGE_BLOCKS
 from learner.zero.weights import metadata, named_layers
 

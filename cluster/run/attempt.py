@@ -33,8 +33,8 @@ from cluster.sources.replay import ReplaySource
 from cluster.sources.rollouts import RolloutSource
 from cluster.storage.recording import PairRecorder
 from cluster.storage.run_folder import RunFolder
-from cluster.weights.messages import PublisherSpec
 from cluster.weights.parity import ParityCheck
+from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.actor_factory import ActorFactory
 from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import open_control

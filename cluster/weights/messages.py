@@ -1,17 +1,8 @@
-"""What crosses processes on the weights' way to the engines: how to publish, and the actors' answers.
-
-Imports neither vLLM nor torch: the driver reads it.
-"""
+"""What comes back over process borders when weights are sent. Imports neither vLLM nor torch: the driver reads it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-from actors.messages import Backend
-
-if TYPE_CHECKING:
-    from cluster.weights.publisher import Publisher
 
 
 @dataclass(frozen=True)
@@ -23,31 +14,3 @@ class Ack:
     seconds: float
     error: str = ""
     """Why the version did not arrive, after a retry on a rebuilt group; empty when it did."""
-
-
-@dataclass(frozen=True)
-class PublisherSpec:
-    """What a publisher is made of; it travels, the publisher does not."""
-
-    backend: Backend
-    timeout_s: float
-    """Longest wait for any answer of an actor."""
-    workers_per_engine: int = 1
-    """Processes of one engine that receive weights."""
-
-    def build(self) -> Publisher:
-        """A publisher of the process that calls."""
-        from cluster.weights.publisher import Publisher
-        from cluster.weights.staging import StagedVersions
-
-        on_gpu = self.backend in ("nccl", "ipc")
-        return Publisher(self, StagedVersions(shared=self.backend == "shm", device="cuda:0" if on_gpu else None))
-
-
-def choose_backend(wanted: Backend | Literal["auto"], use_gpu: bool, nodes: int) -> Backend:
-    """``auto``: nccl on GPUs, shared memory on one machine, else gloo."""
-    if wanted != "auto":
-        return wanted
-    if use_gpu:
-        return "nccl"
-    return "shm" if nodes == 1 else "gloo"

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from ray.actor import ActorHandle
 from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
+from actors.messages import Backend
 from cluster.weights.client import ActorsClient, TransferFailed
-from cluster.weights.messages import Ack, PublisherSpec
+from cluster.weights.messages import Ack
 from cluster.weights.senders import connect
 from cluster.weights.slot import Layer, Metadata, Slot
 from cluster.weights.staging import StagedVersions
@@ -27,8 +28,16 @@ class Publisher:
     is skipped.
     """
 
-    def __init__(self, spec: PublisherSpec, staged: StagedVersions) -> None:
-        self._spec, self._staged = spec, staged
+    def __init__(
+        self, backend: Backend, staged: StagedVersions, *, timeout_s: float, workers_per_engine: int = 1
+    ) -> None:
+        """
+        Args:
+            timeout_s: longest wait for any answer of an actor.
+            workers_per_engine: processes of one engine that receive weights.
+        """
+        self._backend, self._staged = backend, staged
+        self._timeout_s, self._workers_per_engine = timeout_s, workers_per_engine
         self._actors: dict[str, ActorHandle] = {}
         self._held: dict[str, int] = {}
         self._senders: dict[tuple[str, ...], TrainerWeightTransferEngine] = {}
@@ -64,7 +73,7 @@ class Publisher:
         self._staged.release()
 
     def _send(self, slot: Slot, actors: dict[str, ActorHandle]) -> list[Ack]:
-        if self._spec.backend in ("nccl", "gloo"):
+        if self._backend in ("nccl", "gloo"):
             # One broadcast reaches all; a failed one leaves the group unusable for all.
             return self._attempt_twice(slot, actors)
         with ThreadPoolExecutor(len(actors)) as pool:
@@ -94,8 +103,8 @@ class Publisher:
         started = time.monotonic()
         names = tuple(actors)
         if names not in self._senders:
-            client = ActorsClient(actors, self._spec.workers_per_engine, self._spec.timeout_s, self._staged)
-            self._senders[names] = connect(self._spec.backend, client)
+            client = ActorsClient(actors, self._workers_per_engine, self._timeout_s, self._staged)
+            self._senders[names] = connect(self._backend, client)
         self._senders[names].send_weights()
         seconds = time.monotonic() - started
         return [Ack(name, slot.version, seconds) for name in names]

@@ -13,7 +13,7 @@ from actors.plan import Plan
 from actors.token_table import TokenTable
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
-from cluster.weights.messages import choose_backend
+from cluster.weights.publisher_spec import choose_backend
 from cluster.workers.ray_calls import Placement, Worker
 from cluster.workers.resources import Bundle, Hardware, actor_bundle
 

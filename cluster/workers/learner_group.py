@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.config.run_config import RunConfig
-from cluster.weights.messages import PublisherSpec
+from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.ray_calls import Call, Calls, Placement, Worker, wait_for, wait_for_all
 from cluster.workers.resources import Hardware, rank_bundle
 from contracts.pair import PreferencePair, ReferenceScore

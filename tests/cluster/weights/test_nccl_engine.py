@@ -19,7 +19,7 @@ import torch
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
-from cluster.weights.messages import Ack, PublisherSpec
+from cluster.weights.messages import Ack
 from cluster.weights.publisher import Publisher
 from cluster.weights.staging import StagedVersions
 from support.engines import SEQUENCES, largest_difference, start_actor
@@ -65,7 +65,7 @@ def receiving() -> type[GenerationActor]:
 
             tensors = [(name, torch.from_numpy(array)) for name, array in weights]
             staged = StagedVersions(shared=False, device="cpu")
-            publisher = Publisher(PublisherSpec("nccl", timeout_s=60.0), staged)
+            publisher = Publisher("nccl", staged, timeout_s=60.0)
             publisher.retarget({self.name: handle})
             publisher.stage(version, [(name, t.dtype, tuple(t.shape)) for name, t in tensors], [tensors])
             unpacked = partial(nccl_engine.NCCLTrainerInitInfo, packed=False)

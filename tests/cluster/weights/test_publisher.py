@@ -12,8 +12,8 @@ from ray import cloudpickle
 
 from cluster.weights import publisher as module
 from cluster.weights.client import ActorsClient, TransferFailed
-from cluster.weights.messages import PublisherSpec
 from cluster.weights.publisher import Publisher
+from cluster.weights.publisher_spec import PublisherSpec
 
 
 class Transport:

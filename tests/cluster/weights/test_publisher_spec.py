@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cluster.weights.messages import choose_backend
+from cluster.weights.publisher_spec import choose_backend
 from support.paths import REPOSITORY
 
 

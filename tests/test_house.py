@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
 from support.paths import REPOSITORY
 
 ROOMS = ("actors", "buffer", "cluster", "contracts", "learner")

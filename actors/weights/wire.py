@@ -1,6 +1,6 @@
 """The wire format of a publication: one run of bytes, what lies where in it, and a checksum of every bucket of it.
 
-Knows neither vLLM nor Ray. The sender's end fills it (cluster/weights/staging.py), receivers.py reads it.
+Knows neither vLLM nor Ray. The sender's end fills it (cluster/weights/slot.py), receivers.py reads it.
 """
 
 from __future__ import annotations

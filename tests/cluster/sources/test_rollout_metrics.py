@@ -1,0 +1,65 @@
+"""What the buffer's counters say of a run."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from buffer.client import Draw
+from buffer.messages import BufferStats
+from cluster.sources.rollout_metrics import WITHOUT_A_PAIR_STEPS, DrawMetrics, no_usable_pairs
+from contracts.pair import PreferencePair, as_token_ids
+
+
+def draw(stats: BufferStats, *versions: int) -> Draw:
+    pairs = [
+        PreferencePair(
+            prompt=as_token_ids([1]),
+            chosen=as_token_ids([3, 4]),
+            start=0,
+            end=1,
+            replacement=as_token_ids([9]),
+            suffix_kept=True,
+            versions=as_token_ids([version]),
+        )
+        for version in versions
+    ]
+    numbers = np.arange(len(pairs))
+    return Draw(pairs, numbers, numbers, numbers, numbers, stats)
+
+
+def test_the_share_of_identical_segments_is_that_of_the_newest_ones():
+    metrics = DrawMetrics(batch_size=2, indices_per_epoch=10)
+    first = metrics.of(draw(BufferStats(inserted=6, identical=2, mark=8), 0, 0), step=0)
+    assert first["pairs/identical_fraction"] == 2 / 8 and first["epoch"] == 0.8
+    second = metrics.of(draw(BufferStats(inserted=7, identical=5, mark=12), 0, 1), step=3)
+    assert second["pairs/identical_fraction"] == 3 / 4
+    assert (second["age/steps_mean"], second["age/steps_max"]) == (2.5, 3.0)
+    third = metrics.of(draw(BufferStats(inserted=7, identical=5, mark=12), 0, 1), step=3)
+    assert third["pairs/identical_fraction"] == 3 / 4  # nothing new: the last figure stands
+
+
+def test_without_any_outcome_there_is_no_share():
+    metrics = DrawMetrics(batch_size=2, indices_per_epoch=10).of(draw(BufferStats(), 0), step=0)
+    assert math.isnan(metrics["pairs/identical_fraction"])
+
+
+ENOUGH = WITHOUT_A_PAIR_STEPS * 4
+
+
+@pytest.mark.parametrize(
+    ("stats", "reason"),
+    [
+        (BufferStats(identical=ENOUGH), "equal the originals"),
+        (BufferStats(discarded=ENOUGH), "after_eos reject: all 80 segments"),
+        (BufferStats(failed=ENOUGH), "refused all 80 requests"),
+        (BufferStats(identical=ENOUGH - 1), None),
+        (BufferStats(identical=ENOUGH, inserted=1), None),
+    ],
+)
+def test_a_run_without_a_usable_pair_is_told_why(stats: BufferStats, reason: str | None):
+    told = no_usable_pairs(stats, inserts_per_step=4, after_eos="reject")
+    assert (told is None) == (reason is None)
+    assert reason is None or (told and reason in told and "\n" not in told)

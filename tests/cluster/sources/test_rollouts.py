@@ -1,0 +1,199 @@
+"""The two clocks, without Ray: who waits for which version, what is published when, what is drawn ahead."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from buffer.client import Draw
+from buffer.messages import BufferStats
+from cluster.config.run_config import RunConfig
+from cluster.sources.rollouts import RolloutSource
+from contracts.errors import UserError
+from contracts.pair import ReferenceScore, supervised
+from support.fake_workers import FakeCall
+
+TOTAL = 8
+
+
+class World:
+    """Everything that a source talks to, as a list of what was done to it."""
+
+    def __init__(self, *, colocate: bool = False, **weights: Any) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.held, self.stats = 0, BufferStats(inserted=1)
+        self.waiting = False
+        """Whether draws are answered only after one look around."""
+        values = {
+            "model": {"path": "m"},
+            "data": {"path": "d"},
+            "weights": weights,
+            "learner": {"batch_size": 2},
+            "cluster": {"colocate": colocate},
+        }
+        world: Any = self
+        parity: Any = SimpleNamespace(due=lambda step: step == 4, check=self.check)
+        self.source = RolloutSource(RunConfig.model_validate(values), 10, world, world, world, parity)
+
+    # the actor pool
+    def wait_for_version(self, version: int) -> None:
+        self.events.append(("wait for", version))
+        self.held = max(self.held, version)
+
+    def held_version(self) -> int:
+        return self.held
+
+    def publish(self) -> None:
+        self.events.append(("publish",))
+
+    def poll(self) -> None:
+        pass
+
+    def call_all(self, method: str) -> list[Any]:
+        self.events.append((method,))
+        return [SimpleNamespace(idle_s=1.5), SimpleNamespace(idle_s=2.0)]
+
+    def first_done(self, calls: list[FakeCall], timeout_s: float) -> list[FakeCall]:
+        if self.waiting:
+            self.waiting = False
+            return []
+        return calls
+
+    def answer(self, call: FakeCall) -> Any:
+        return call.result()
+
+    # the learner group
+    def stage(self, version: int) -> None:
+        self.events.append(("stage", version))
+
+    # the buffer
+    def draw_ref(self) -> FakeCall:
+        self.events.append(("draw",))
+        call = FakeCall("draw")
+        call.answer("drawn")
+        return call
+
+    def resolve(self, answer: str) -> Draw:
+        pairs = [supervised(i, np.array([1], np.int32), np.array([2], np.int32)) for i in range(2)]
+        zeros = np.zeros(2, np.int64)
+        return Draw(pairs, np.array([7, 8]), zeros, zeros, zeros, self.stats)
+
+    def annotate(self, keys: np.ndarray, scores: list[ReferenceScore]) -> None:
+        self.events.append(("annotate", keys.tolist(), [score.version for score in scores]))
+
+    def advance(self, step: int, published: int) -> None:
+        self.events.append(("advance", step, published))
+
+    def check(self, version: int) -> dict[str, float]:
+        self.events.append(("check", version))
+        return {}
+
+    def run(self, first: int = 0, last: int = TOTAL) -> list[tuple[Any, ...]]:
+        self.source.begin(first, TOTAL)
+        for step in range(first, last):
+            batch = self.source.next(step)
+            self.source.stepped(step + 1, batch, [None, None])
+        return self.events
+
+    def of(self, kind: str) -> list[Any]:
+        return [event[-1] for event in self.events if event[0] == kind]
+
+
+def test_lockstep_publishes_every_step_and_waits_for_it_before_the_next():
+    world = World(max_staleness=0)
+    events = world.run(last=2)
+    assert events == [
+        ("stage", 0),
+        ("publish",),
+        ("wait for", 0),
+        ("draw",),
+        ("stage", 1),
+        ("publish",),
+        ("wait for", 1),
+        ("advance", 1, 1),
+        ("draw",),
+        ("stage", 2),
+        ("publish",),
+        ("wait for", 2),
+        ("advance", 2, 2),
+    ]
+
+
+def test_the_last_step_publishes_nothing_as_nobody_would_generate_with_it():
+    world = World(max_staleness=0)
+    world.run()
+    assert world.of("stage") == list(range(TOTAL))
+
+
+@pytest.mark.parametrize("staleness", [1, 2, 5])
+def test_step_s_begins_when_every_actor_holds_a_version_within_the_bound(staleness: int):
+    world = World(max_staleness=staleness)
+    world.run()
+    waited = world.of("wait for")[1:]  # the first is the start's
+    assert waited == [min(step + 1 - staleness, step) for step in range(TOTAL)]
+
+
+def test_the_next_batch_is_drawn_ahead_while_the_learner_steps_and_none_after_the_last():
+    world = World(max_staleness=2)
+    world.source.begin(0, TOTAL)
+    world.source.next(0)
+    assert len(world.of("draw")) == 2
+    for step in range(1, TOTAL):
+        world.source.next(step)
+    assert len(world.of("draw")) == TOTAL
+
+
+@pytest.mark.parametrize(("every", "staleness"), [(2, 1), (4, 3), (4, 8)])
+def test_rare_publications_are_awaited_at_the_newest_that_the_bound_can_ask_for(every: int, staleness: int):
+    world = World(max_staleness=staleness, publish_every=every)
+    world.run()
+    assert world.of("stage") == list(range(0, TOTAL, every))
+    for step, waited in enumerate(world.of("wait for")[1:]):
+        assert waited % every == 0 and waited <= step  # it has been published
+        assert waited >= min(step + 1 - staleness, step - step % every)  # and it is young enough
+
+
+def test_fresh_reference_scores_go_back_under_the_keys_of_their_pairs():
+    world = World(max_staleness=0)
+    world.source.begin(0, TOTAL)
+    batch = world.source.next(0)
+    world.source.stepped(1, batch, [None, ReferenceScore(3, np.zeros(5, np.float32))])
+    assert ("annotate", [8], [3]) in world.events
+
+
+def test_parity_is_checked_after_the_publications_that_are_due():
+    world = World(max_staleness=0)
+    world.run()
+    assert world.of("check") == [4]
+
+
+def test_on_one_gpu_the_engine_sleeps_while_the_learner_steps():
+    world = World(max_staleness=0, colocate=True)
+    events = [event[0] for event in world.run(last=1)]
+    assert events.index("draw") < events.index("sleep") < events.index("wake") < events.index("stage", 1)
+
+
+def test_a_resumed_run_publishes_its_own_step_first():
+    world = World(max_staleness=0)
+    world.run(first=5, last=6)
+    assert world.of("stage") == [5, 6]
+
+
+def test_a_run_that_makes_no_usable_pair_ends_while_it_waits():
+    world = World(max_staleness=0)
+    world.source.begin(0, TOTAL)
+    world.stats, world.waiting = BufferStats(identical=40), True
+    world.__dict__["stats"] = lambda: BufferStats(identical=40)
+    with pytest.raises(UserError, match="all 40 segments generated so far equal the originals"):
+        world.source.next(0)
+
+
+def test_timings_tell_who_waited():
+    world = World(max_staleness=0)
+    world.run(last=1)
+    timings = world.source.timings()
+    assert timings.actors_idle_s == (1.5, 2.0)
+    assert timings.draw_wait_s >= 0 and timings.publish_s > 0

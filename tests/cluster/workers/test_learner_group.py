@@ -1,0 +1,87 @@
+"""The ranks driven as one: shares of a batch, scores put back in order, weights sent from a lane of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.workers.learner_group import WEIGHTS_LANE, LearnerGroup, Ranks, WeightSync
+from cluster.workers.ray_calls import WorkerFailure
+from contracts.pair import PreferencePair, ReferenceScore, supervised
+from learner.messages import StepReport
+from support.fake_workers import FakeCall, FakeCalls, FakeWorker
+
+
+class Rank(FakeWorker):
+    """Answers at once, by method; remembers the lanes of its calls."""
+
+    def __init__(self, name: str, **answers: Any) -> None:
+        super().__init__(name)
+        self._answers = answers
+        self.lanes: list[str | None] = []
+
+    def call(self, method: str, *arguments: object, lane: str | None = None) -> FakeCall:
+        call = super().call(method, *arguments, lane=lane)
+        self.lanes.append(lane)
+        answer = self._answers.get(method)
+        result = answer(*arguments) if callable(answer) else answer
+        call.fail(result) if isinstance(result, Exception) else call.answer(result)
+        return call
+
+
+def group(*ranks: Rank) -> LearnerGroup:
+    workers: Any = ranks
+    placement: Any = None
+    return LearnerGroup(Ranks(workers, placement), FakeCalls())
+
+
+def pairs(*lengths: int) -> list[PreferencePair]:
+    return [supervised(i, np.array([1], np.int32), np.zeros(n, np.int32)) for i, n in enumerate(lengths)]
+
+
+def scored(share: list[PreferencePair], global_pairs: int) -> StepReport:
+    """A score for every even pair, that says which."""
+    scores = [ReferenceScore(p.index, np.zeros(5, np.float32)) if p.index % 2 == 0 else None for p in share]
+    return StepReport({"loss": 0.5, "pairs": float(global_pairs)}, scores)
+
+
+def test_a_batch_is_split_by_tokens_and_its_scores_come_back_in_its_order():
+    ranks = [Rank("rank-0", step=scored), Rank("rank-1", step=scored)]
+    done = group(*ranks).step(pairs(100, 10, 20, 30, 40))
+    assert [score and score.version for score in done.scores] == [0, None, 2, None, 4]
+    assert done.metrics == {"loss": 0.5, "pairs": 5.0}
+    shares: list[Any] = [rank.calls[0][1][0] for rank in ranks]
+    assert sorted(p.index for share in shares for p in share) == [0, 1, 2, 3, 4]
+    assert sorted(sum(len(p.chosen) for p in share) for share in shares) == [100, 100]
+
+
+def test_the_ranks_meet_where_rank_0_says_before_they_load():
+    ranks = [Rank("rank-0", address=("10.0.0.1", 1234), setup="padded forward"), Rank("rank-1", setup="")]
+    assert group(*ranks).setup() == "padded forward"
+    for rank in ranks:
+        met = [(method, arguments) for method, arguments, _ in rank.calls if method != "address"]
+        assert met == [("rendezvous", ("10.0.0.1", 1234)), ("setup", ())]
+
+
+def test_a_rank_that_fails_fails_the_step():
+    dead = Rank("rank-1", step=WorkerFailure("rank-1 was killed", died=True))
+    with pytest.raises(WorkerFailure, match="rank-1 was killed"):
+        group(Rank("rank-0", step=scored), dead).step(pairs(1, 2))
+
+
+def test_weights_are_sent_by_rank_0_beside_training():
+    first, second = Rank("rank-0", send=["ack"]), Rank("rank-1")
+    workers: Any = (first, second)
+    placement: Any = None
+    sync = WeightSync(Ranks(workers, placement))
+    actor: Any = FakeWorker("actor-0")
+    sync.retarget({"actor-0": actor})
+    sent: Any = sync.send()
+    assert sent.result() == ["ack"]
+    assert [(method, arguments) for method, arguments, _ in first.calls] == [
+        ("retarget", ({"actor-0": "handle"},)),
+        ("send", ()),
+    ]
+    assert first.lanes == [WEIGHTS_LANE] * 2 and not second.calls

@@ -126,7 +126,7 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _validate_pins(self) -> ClusterConfig:
-        for key, counted in (("learner_resources", "learner.cpus_per_rank"), ("actor_resources", "cpus_per_actor")):
-            if taken := {"CPU", "GPU", "memory"} & getattr(self, key).keys():
-                raise ValueError(f"{key} {sorted(taken)[0]}: a run counts these itself ({counted}); name another kind")
+        for key in ("learner_resources", "actor_resources"):
+            if taken := {"CPU", "GPU"} & getattr(self, key).keys():
+                raise ValueError(f"{key} {sorted(taken)[0]}: a run reserves these itself; name a kind of node")
         return self

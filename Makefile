@@ -10,7 +10,7 @@ TORCH := 2.13.0
 UNWANTED := torchvision torchaudio torchcodec
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast bench bench-learner bench-pipeline lint clean
+.PHONY: help setup demo test test-fast test-gpu bench bench-learner bench-pipeline lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -43,6 +43,10 @@ test: $(READY)  ## the whole test suite
 
 test-fast: $(READY)  ## the tests that start no engine and no Ray
 	$(BIN)/python -m pytest -m 'not slow'
+
+test-gpu:  ## the tests that need a GPU, with vLLM's CUDA build
+	$(MAKE) EXTRA=gpu setup
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(READY)  ## ruff, and mypy on the parts without engines
 	$(BIN)/ruff check .

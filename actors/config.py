@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from actors.engine_arguments import rejection
 from contracts.section import Count, NonNegative, PositiveFloat, Section
 
 AfterEos = Literal["drop", "keep", "reject"]
@@ -27,7 +28,7 @@ class GenerationConfig(Section):
         description="B' ends with end-of-sequence: drop the suffix C (the paper's code), keep it after B' without the "
         "end token, or reject the pair.",
     )
-    tensor_parallel: Count = Field(1, description="GPUs per engine.")
+    tensor_parallel: Count = Field(1, description="GPUs per engine, all on one node.")
     max_concurrent_requests: Count = Field(64, description="Requests in flight per actor (vLLM's max_num_seqs).")
     kv_cache_bytes: Count | None = Field(
         None, description="KV cache per engine in bytes; default 256 MiB on CPU, vLLM's own choice on GPU."
@@ -42,9 +43,20 @@ class GenerationConfig(Section):
         description="CPU: keep linear weights in oneDNN's layout: faster generation, slower publication.",
     )
     cpus_per_actor: PositiveFloat = Field(1.0, description="CPU cores reserved per actor.")
+    engine_args: dict[str, Any] = Field(
+        {},
+        description="More arguments of vLLM's EngineArgs by name, such as {max_num_batched_tokens: 16384}; those that "
+        "a run sets itself are rejected.",
+    )
 
     @model_validator(mode="after")
     def _top_k(self) -> GenerationConfig:
         if self.top_k != -1 and self.top_k < 1:
             raise ValueError(f"top_k {self.top_k} keeps no token: at least 1, or -1 for all")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_args(self) -> GenerationConfig:
+        if reason := rejection(self.engine_args):
+            raise ValueError(f"engine_args.{reason}")
         return self

@@ -28,9 +28,9 @@ class SegmentEngine:
         """Start the engine with the weights of ``spec.model``.
 
         Raises:
-            UserError: vLLM can't load the model.
+            UserError: vLLM can't load the model, or an argument that is passed on can't be used.
         """
-        os.environ.update(environment(spec.use_gpu))
+        os.environ.update(environment(spec.use_gpu, spec.batch_invariant))
         from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -44,7 +44,7 @@ class SegmentEngine:
                 if not config.packed_weights:
                     _keep_linear_weights_unpacked()
                 self._engine = InProcessEngine(EngineArgs(**arguments))
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
             raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {first_line(error)}") from error
 
     async def complete(self, context: TokenIds, max_tokens: int, seed: int, request: str) -> Completion:

@@ -9,6 +9,7 @@ from typing import Any
 
 from actors.config import GenerationConfig
 from actors.messages import EngineSpec
+from contracts.errors import UserError
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
 ON_CPU = {
@@ -20,6 +21,9 @@ ON_CPU = {
     # Ours are unique, and drawing random ones costs a tenth of a short request.
     "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "1",
 }
+BATCH_INVARIANT = {"VLLM_BATCH_INVARIANT": "1"}
+"""Kernels that give a request the same numbers whatever else is in the batch. vLLM has them for GPUs alone; on CPU a
+request's numbers do not depend on its batch."""
 CPU_KV_CACHE_BYTES = 256 << 20
 BATCHED_TOKENS = 8192
 """Tokens of one step of a CPU engine, unless a single prompt may be longer."""
@@ -28,9 +32,11 @@ WITH_DIGESTS = ("nccl", "ipc")
 """Backends of vLLM's own, whose receivers are replaced by ours that note digests (actors/weights/digesting.py)."""
 
 
-def environment(use_gpu: bool) -> dict[str, str]:
+def environment(use_gpu: bool, batch_invariant: bool = False) -> dict[str, str]:
     """Environment variables, to be set before vLLM is imported."""
-    return QUIET if use_gpu else QUIET | ON_CPU
+    if not use_gpu:
+        return QUIET | ON_CPU
+    return QUIET | (BATCH_INVARIANT if batch_invariant else {})
 
 
 def cpu_arguments(max_length: int, kv_cache_bytes: int | None = None) -> dict[str, Any]:
@@ -45,7 +51,11 @@ def cpu_arguments(max_length: int, kv_cache_bytes: int | None = None) -> dict[st
 
 
 def engine_arguments(spec: EngineSpec, config: GenerationConfig) -> dict[str, Any]:
-    """Arguments of vLLM's ``EngineArgs`` for a generation actor."""
+    """Arguments of vLLM's ``EngineArgs`` for a generation actor.
+
+    Raises:
+        UserError: ``generation.engine_args`` has one that is set here.
+    """
     arguments: dict[str, Any] = {
         "model": spec.model,
         "dtype": spec.dtype,
@@ -60,6 +70,9 @@ def engine_arguments(spec: EngineSpec, config: GenerationConfig) -> dict[str, An
         "trust_remote_code": spec.trust_remote_code,
         "disable_log_stats": True,
     }
+    if config.tensor_parallel > 1:
+        # Left to itself, vLLM takes Ray's executor inside a placement group, which wants a bundle for every GPU.
+        arguments["distributed_executor_backend"] = "mp"
     if spec.use_gpu:
         arguments |= {
             "enforce_eager": False,
@@ -72,7 +85,9 @@ def engine_arguments(spec: EngineSpec, config: GenerationConfig) -> dict[str, An
         arguments |= cpu_arguments(spec.max_length, config.kv_cache_bytes)
     if config.enforce_eager is not None:
         arguments["enforce_eager"] = config.enforce_eager
-    return arguments
+    for name in arguments.keys() & config.engine_args.keys():
+        raise UserError(f"generation.engine_args.{name}: this run sets it to {arguments[name]}; leave it out")
+    return arguments | config.engine_args
 
 
 def receiver_of(backend: str) -> str:

@@ -33,6 +33,8 @@ class EngineSpec:
     trust_remote_code: bool = False
     sleep_mode: bool = False
     """On GPU: the engine can give its memory back between steps."""
+    batch_invariant: bool = False
+    """On GPU: a request's tokens do not depend on what else is in the batch."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ def _rank(
     spec = RankSpec(**changed, max_length=8192, total_steps=1000, seed=0)
     learner = LearnerRank(rank, RANKS, spec, make_sink)
     learner.rendezvous("127.0.0.1", port)
+    learner.load_weights()
     learner.setup()
     result = body(learner, *arguments) | {"peak_mb": status_mb("VmHWM") - before}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(result))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from contracts.section import Count, Fraction, NonNegative, PositiveFloat, Section
+from learner.deepspeed_arguments import rejection
 
 PREFERENCE_OBJECTIVES = (
     "dpo",
@@ -145,6 +146,22 @@ class LearnerConfig(Section):
     )
     cpus_per_rank: PositiveFloat = Field(1.0, description="CPU cores reserved per rank.")
     threads_per_rank: Count = Field(1, description="Torch threads per rank on CPU.")
+    collective_timeout_s: PositiveFloat = Field(
+        1800.0,
+        description="Longest that a rank waits for the others in a collective, in seconds; then the group has failed. "
+        "Loading does not count. Raise it where one rank writes a very large model while the others wait.",
+    )
+    deepspeed: dict[str, Any] = Field(
+        {},
+        description="More of DeepSpeed's configuration, such as {zero_optimization: {reduce_bucket_size: 200000000}}; "
+        "keys that a run sets itself are rejected.",
+    )
+
+    @model_validator(mode="after")
+    def _deepspeed(self) -> LearnerConfig:
+        if reason := rejection(self.deepspeed):
+            raise ValueError(f"deepspeed.{reason}")
+        return self
 
 
 class EmaConfig(Section):

@@ -24,6 +24,8 @@ class RankSpec:
     total_steps: int
     """Optimizer steps of the run, for the learning-rate schedule."""
     seed: int
+    deterministic: bool = False
+    """On GPU: kernels that give the same numbers every time."""
 
 
 class Address(NamedTuple):

@@ -25,6 +25,7 @@ from learner.model.self_check import check_forward
 from learner.passes import FILLER, Passes
 from learner.zero import checkpoint
 from learner.zero.checkpoint import Layout, RankState
+from learner.zero.determinism import naming_the_switch
 from learner.zero.ema import Ema
 from learner.zero.engine import Scorer, initialize, join_group, take_optimizer_step
 from learner.zero.export import export
@@ -68,16 +69,24 @@ class LearnerRank:
 
     def rendezvous(self, host: str, port: int) -> None:
         """Form the process group. All ranks together."""
-        self._device = join_group(self.rank, self.world_size, host, port, self._spec.learner.threads_per_rank)
+        spec = self._spec
+        self._device = join_group(self.rank, self.world_size, host, port, spec.learner, spec.deterministic)
 
-    def setup(self) -> str:
-        """Load the model and start the engine. All ranks together; returns ``note``.
+    def load_weights(self) -> None:
+        """Download and load the model. No rank waits for another, so it may take one as long as it takes.
 
         Raises:
-            UserError: the model can't be loaded, or the forward or the length that is asked for does not fit it.
+            UserError: the model can't be loaded.
+        """
+        self.module = load_model(self._spec.model, self._spec.seed)
+
+    def setup(self) -> str:
+        """Start the engine with the loaded model. All ranks together; returns ``note``.
+
+        Raises:
+            UserError: the forward or the length that is asked for does not fit the model.
         """
         spec, learner, objective = self._spec, self._spec.learner, self._objective
-        self.module = load_model(spec.model, spec.seed)
         causal = causal_model(self.module)
         validate_length(spec.model.path, causal.config, spec.max_length)
         choice = choose_forward(causal.config, learner.forward)
@@ -98,6 +107,7 @@ class LearnerRank:
             self.sink = self._make_sink()
         return self.note
 
+    @naming_the_switch()
     def step(self, pairs: list[PreferencePair], global_pairs: int) -> StepReport:
         """One optimizer step and one of the EMA. All ranks together.
 
@@ -106,7 +116,8 @@ class LearnerRank:
             global_pairs: size of the global batch, by which the loss is divided.
 
         Raises:
-            UserError: loss or gradient is not finite, a token is outside the vocabulary, or the self-check failed.
+            UserError: loss or gradient is not finite, a token is outside the vocabulary, the self-check failed, or the
+                model has an operation without a deterministic kernel where one is asked for.
         """
         started = time.monotonic()
         self._engine.train()

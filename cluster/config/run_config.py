@@ -34,6 +34,12 @@ class RunConfig(Section):
         "runs", description="Where run folders are made; on a cluster, a folder that all nodes share."
     )
     seed: NonNegative = Field(0, description="Seed of everything random.")
+    deterministic: bool = Field(
+        True,
+        description="GPU in lockstep: engines whose tokens do not depend on what else is in the batch, and a learner "
+        "whose kernels do not depend on timing, so that the run can be repeated bit for bit; slower. Changes nothing "
+        "on CPU, which is so anyway, or with weights.max_staleness above 0.",
+    )
     method: Literal["sapo", "sft", "offline", "replay"] = Field(
         "sapo",
         description="sapo: actors generate the pairs; sft: supervised; offline: a dataset of pairs (chosen, rejected); "
@@ -57,6 +63,11 @@ class RunConfig(Section):
     def inserts_per_step(self) -> int:
         """Plan indices generated per optimizer step."""
         return self.buffer.inserts_per_step or self.learner.batch_size
+
+    @property
+    def repeatable_on_gpu(self) -> bool:
+        """Whether kernels are chosen so that the run can be repeated; overlapped runs can't be in any case."""
+        return self.deterministic and self.weights.max_staleness == 0
 
     @property
     def run_dir(self) -> Path:

@@ -104,6 +104,12 @@ class ClusterConfig(Section):
     cpus: Count | None = Field(
         None, description="CPU cores that a locally started Ray has; default: what the run needs."
     )
+    learner_resources: dict[str, PositiveFloat] = Field(
+        {},
+        description="More Ray resources that each rank reserves, to pin it to a kind of node, such as "
+        "{'accelerator_type:H100': 0.001}, which Ray gives nodes by itself, or names of your own.",
+    )
+    actor_resources: dict[str, PositiveFloat] = Field({}, description="The same of each generation actor.")
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         "PACK", description="Placement of the learner ranks' bundles."
     )
@@ -117,3 +123,10 @@ class ClusterConfig(Section):
     start_timeout_s: PositiveFloat = Field(
         300.0, description="Longest wait for the cluster to place the run, in seconds."
     )
+
+    @model_validator(mode="after")
+    def _validate_pins(self) -> ClusterConfig:
+        for key in ("learner_resources", "actor_resources"):
+            if taken := {"CPU", "GPU"} & getattr(self, key).keys():
+                raise ValueError(f"{key} {sorted(taken)[0]}: a run reserves these itself; name a kind of node")
+        return self

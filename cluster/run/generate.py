@@ -15,7 +15,7 @@ from cluster.workers.actor_pool import ActorPool
 from cluster.workers.failure_policy import FailurePolicy, Limits
 from cluster.workers.ray_calls import wait_for
 from cluster.workers.ray_session import ray_session
-from cluster.workers.resources import needed_cpus
+from cluster.workers.resources import needed_cpus, require_room
 from contracts.errors import UserError
 
 AHEAD_STEPS = 8
@@ -38,6 +38,7 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
         stack.callback(log.close)
         log.logger.info(inputs.report)
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
+        require_room(config, hardware, log.logger, learner=False)
         once = config.buffer.model_copy(update={"max_draws": 1, "min_size": 0})
         batch_size = config.learner.batch_size
         buffer = ReplayBuffer.start(

@@ -18,7 +18,7 @@ from cluster.storage.run_folder import RunFolder
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
 from cluster.workers.ray_calls import WorkerFailure, failure_of
 from cluster.workers.ray_session import ray_session
-from cluster.workers.resources import needed_cpus
+from cluster.workers.resources import needed_cpus, require_room
 from contracts.errors import UserError
 
 
@@ -51,8 +51,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         log.logger.info(inputs.report)
         log.logger.info("%s; %d steps of %d; %s", hardware, total_steps, config.learner.batch_size, folder.path)
-        if (cores := needed_cpus(config)) > hardware.cpus:
-            log.logger.info("reserves %g CPUs of %g; waits for nodes to join", cores, hardware.cpus)
+        require_room(config, hardware, log.logger)
         policy = FailurePolicy(Limits())
         setting = Setting(config, folder, inputs, total_steps, hardware, log, policy)
         closing = _attempts(setting, checkpoint, Progress(first_step))

@@ -61,6 +61,7 @@ class ActorFactory:
             use_gpu=hardware.use_gpu,
             trust_remote_code=config.model.trust_remote_code,
             sleep_mode=config.cluster.colocate,
+            batch_invariant=config.repeatable_on_gpu,
         )
         plan = Plan(config.seed, table.response_lengths, generation.segment_length, generation.responses_per_prompt)
         return cls(

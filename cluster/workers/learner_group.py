@@ -72,6 +72,7 @@ class Ranks:
             max_length=config.data.max_length,
             total_steps=total_steps,
             seed=config.seed,
+            deterministic=config.repeatable_on_gpu,
         )
         workers = tuple(
             placement.start(
@@ -123,11 +124,15 @@ class LearnerGroup:
     def setup(self) -> str:
         """Form the process group and load the model; returns why the forward is not the shared one, or nothing.
 
+        The ranks meet here after loading, not in a collective with its time limit: one may have a model to download
+        that others find on their disks.
+
         Raises:
             UserError: the model can't be loaded, or does not fit the config.
         """
         address, port = wait_for(self._ranks[0].call("address"), self._calls)
         self._all("rendezvous", address, port)
+        self._all("load_weights")
         note: str = self._all("setup")[0]
         return note
 

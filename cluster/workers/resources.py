@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 
 import ray
+from ray._private.state import state
 
 from cluster.config.run_config import RunConfig
+from cluster.workers.room import Bundle, Demand, Node, fits, shortage
+from contracts.errors import UserError
 
 LARGE_BLOCKS = {
     "MALLOC_ARENA_MAX": "1",
@@ -19,9 +23,6 @@ LARGE_BLOCKS = {
 between costs more in page faults than it saves. A process stays as large as its largest step. In one arena a thread
 finds what another has freed. Copies of a MiB and more go past the caches, which would not keep them for the reader."""
 
-Bundle = dict[str, float]
-"""Cores ("CPU") and GPUs ("GPU") that one process reserves, as Ray's placement groups take them."""
-
 
 @dataclass(frozen=True)
 class Hardware:
@@ -33,6 +34,8 @@ class Hardware:
     gpus: float
     local: bool
     """Whether this process started the cluster, so that everything shares one machine."""
+    each_node: tuple[Node, ...] = ()
+    """All resources of every node, whoever uses them now."""
 
     @property
     def use_gpu(self) -> bool:
@@ -51,7 +54,8 @@ def connected_hardware(address: str, *, local: bool) -> Hardware:
     """What the cluster that this process is connected to has now."""
     total = ray.cluster_resources()
     alive = [node for node in ray.nodes() if node["Alive"]]
-    return Hardware(address, len(alive), total.get("CPU", 0.0), total.get("GPU", 0.0), local)
+    each_node = tuple(node["Resources"] for node in alive)
+    return Hardware(address, len(alive), total.get("CPU", 0.0), total.get("GPU", 0.0), local, each_node)
 
 
 def totals() -> str:
@@ -62,20 +66,75 @@ def totals() -> str:
 
 def rank_bundle(config: RunConfig, *, use_gpu: bool) -> Bundle:
     """Of one learner rank."""
-    cores: Bundle = {"CPU": config.learner.cpus_per_rank}
-    return cores | {"GPU": 0.5 if config.cluster.colocate else 1.0} if use_gpu else cores
+    bundle: Bundle = {"CPU": config.learner.cpus_per_rank} | config.cluster.learner_resources
+    return bundle | {"GPU": 0.5 if config.cluster.colocate else 1.0} if use_gpu else bundle
 
 
 def actor_bundle(config: RunConfig, *, use_gpu: bool) -> Bundle:
     """Of one generation actor; the GPUs of a tensor-parallel engine are on one node."""
-    cores: Bundle = {"CPU": config.generation.cpus_per_actor}
+    bundle: Bundle = {"CPU": config.generation.cpus_per_actor} | config.cluster.actor_resources
     gpus = 0.5 if config.cluster.colocate else float(config.generation.tensor_parallel)
-    return cores | {"GPU": gpus} if use_gpu else cores
+    return bundle | {"GPU": gpus} if use_gpu else bundle
+
+
+def demands(config: RunConfig, *, use_gpu: bool, learner: bool = True) -> tuple[Demand, Demand]:
+    """Ranks and actors that a run starts with. ``learner``: False for generation alone."""
+    ranks, actors = config.learner.ranks if learner else 0, config.generation.actors if config.method == "sapo" else 0
+    return (
+        Demand("ranks", "learner.ranks", ranks, rank_bundle(config, use_gpu=use_gpu), config.cluster.strategy),
+        Demand("actors", "generation.actors", actors, actor_bundle(config, use_gpu=use_gpu)),
+    )
+
+
+def require_room(config: RunConfig, hardware: Hardware, log: logging.Logger, *, learner: bool = True) -> None:
+    """Count what the run needs before anything starts.
+
+    Where there are no GPUs and nothing is pinned to a kind of node, cores that are missing are only named: nodes may
+    join. So may they where Ray's autoscaler can add what is missing.
+
+    Raises:
+        UserError: ranks and actors can't be placed on the nodes that there are.
+    """
+    ranks, actors = demands(config, use_gpu=hardware.use_gpu, learner=learner)
+    cores = needed_cpus(config)
+    if not (hardware.use_gpu or config.cluster.learner_resources or config.cluster.actor_resources):
+        if cores > hardware.cpus:
+            log.info("reserves %g CPUs of %g; waits for nodes to join", cores, hardware.cpus)
+        return
+    missing = shortage(hardware.each_node, ranks, actors)
+    if missing is None:
+        return
+    if _can_grow_to(ranks, actors):
+        log.info("%s; waits for Ray's autoscaler", missing)
+        return
+    smaller = _smaller(config, hardware, ranks, actors)
+    raise UserError(f"cluster: {missing}" + (f"; e.g. {smaller}" if smaller else ""))
+
+
+def _can_grow_to(ranks: Demand, actors: Demand) -> bool:
+    """Whether an autoscaler has said that it can add nodes until there is enough of everything."""
+    most = state.get_max_resources_from_cluster_config() or {}
+    names = ranks.bundle.keys() | actors.bundle.keys()
+    return bool(most) and all(
+        sum(demand.count * demand.bundle.get(name, 0.0) for demand in (ranks, actors)) <= most.get(name, 0)
+        for name in names
+    )
+
+
+def _smaller(config: RunConfig, hardware: Hardware, ranks: Demand, actors: Demand) -> str:
+    """Numbers of ranks and actors that fit, as overrides; empty where none do."""
+    nodes, batch = hardware.each_node, config.learner.batch_size
+    for count in (n for n in range(ranks.count, 0, -1) if batch % n == 0):
+        fewer = replace(ranks, count=count)
+        for beside in range(actors.count, 0 if actors.count else -1, -1):
+            if fits(nodes, fewer, replace(actors, count=beside)):
+                # GPUs that ranks leave over serve generation.
+                while actors.count and fits(nodes, fewer, replace(actors, count=beside + 1)):
+                    beside += 1  # noqa: PLW2901
+                return f"learner.ranks={count}" + (f" generation.actors={beside}" if actors.count else "")
+    return ""
 
 
 def needed_cpus(config: RunConfig) -> float:
     """CPU cores that the run reserves: ranks and actors; buffer and control reserve none."""
-    cores = config.learner.ranks * config.learner.cpus_per_rank
-    if config.method == "sapo":
-        cores += config.generation.actors * config.generation.cpus_per_actor
-    return cores
+    return sum(demand.count * demand.bundle["CPU"] for demand in demands(config, use_gpu=False))

@@ -119,6 +119,8 @@ def _flash_kernel(capped: bool) -> _VarlenKernel | None:
             causal=True,
             window_size=(left, 0 if left >= 0 else -1),
             softcap=softcap or 0.0,
+            # Of the backward pass; torch's own kernel looks at the same switch.
+            deterministic=torch.are_deterministic_algorithms_enabled(),
         )
         return out
 

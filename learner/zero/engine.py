@@ -6,15 +6,20 @@ import logging
 import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 
+from contracts.errors import UserError, first_line
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
 from learner.model.forward import score, token_scores
 from learner.model.packing import PackedBatch
+from learner.zero.determinism import use_deterministic_kernels
 from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer
 
 
@@ -53,8 +58,14 @@ def activations_on_host() -> AbstractContextManager[None]:
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
-def join_group(rank: int, world_size: int, master_address: str, master_port: int, threads: int) -> torch.device:
-    """Form the process group, NCCL on GPUs and gloo elsewhere; the device of this rank. All ranks together."""
+def join_group(
+    rank: int, world_size: int, master_address: str, master_port: int, learner: LearnerConfig, deterministic: bool
+) -> torch.device:
+    """Form the process group, NCCL on GPUs and gloo elsewhere; the device of this rank. All ranks together.
+
+    Args:
+        deterministic: on GPU, every kernel gives the same numbers each time.
+    """
     gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
     os.environ |= {
         "RANK": str(rank),
@@ -64,10 +75,12 @@ def join_group(rank: int, world_size: int, master_address: str, master_port: int
         "MASTER_PORT": str(master_port),
     }
     if gpu:
+        if deterministic:
+            use_deterministic_kernels()
         torch.cuda.set_device(0)  # Ray shows each rank its own GPU alone
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
-        torch.set_num_threads(threads)
+        torch.set_num_threads(learner.threads_per_rank)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -81,17 +94,38 @@ def join_group(rank: int, world_size: int, master_address: str, master_port: int
             rank=rank,
             world_size=world_size,
             init_method=f"tcp://{master_address}:{master_port}",
+            timeout=timedelta(seconds=learner.collective_timeout_s),
         )
     return torch.device("cuda", 0) if gpu else torch.device("cpu")
+
+
+def bound_collectives(timeout_s: float) -> None:
+    """No collective of this process waits longer for another rank.
+
+    The groups that DeepSpeed makes for itself do not inherit the first one's limit; torch gives them its default of 10
+    minutes on NCCL, which a rank that writes a large model exceeds.
+    """
+    for group in distributed_c10d._world.pg_map:
+        distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
 
 
 def initialize(
     scorer: Scorer, device: torch.device, model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig
 ) -> Any:
-    """The DeepSpeed engine over ``scorer``. All ranks together."""
+    """The DeepSpeed engine over ``scorer``. All ranks together.
+
+    Raises:
+        UserError: DeepSpeed does not know a key of ``learner.deepspeed``, or not with this value.
+    """
     import deepspeed
 
     config = deepspeed_config(model, learner, optimizer)
+    try:
+        deepspeed.DeepSpeedConfig(config)
+    except (ValidationError, ValueError, AssertionError) as error:
+        if learner.deepspeed:
+            raise UserError(f"learner.deepspeed: DeepSpeed rejects it: {_reason(error)}") from error
+        raise
     if effective_zero_stage(model, learner) == 3:
         # Cut up on the host, weight by weight: the whole model need not fit the device.
         deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
@@ -101,7 +135,16 @@ def initialize(
         scorer.to(device)
     trainable = [p for p in scorer.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(model=scorer, optimizer=make_optimizer(optimizer, trainable), config=config)
+    bound_collectives(learner.collective_timeout_s)
     return engine
+
+
+def _reason(error: Exception) -> str:
+    """What pydantic, or DeepSpeed itself, has against a configuration, in one line."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    wrong = error.errors()[0]
+    return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
 
 
 def take_optimizer_step(engine: Any, zero_stage: int, lr: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
+from learner.deepspeed_arguments import merged
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -57,7 +58,10 @@ def effective_zero_stage(model: ModelConfig, learner: LearnerConfig) -> int:
 
 
 def deepspeed_config(model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig) -> dict[str, Any]:
-    """What ``deepspeed.initialize`` is given; accumulation boundaries are set by hand in learner/passes.py."""
+    """What ``deepspeed.initialize`` is given, with ``learner.deepspeed`` merged in.
+
+    Accumulation boundaries are set by hand in learner/passes.py.
+    """
     # Threshold 0: no parameter stays gathered between steps: learner/zero/shards.py changes them all in place.
     zero: dict[str, Any] = {"stage": effective_zero_stage(model, learner), "stage3_param_persistence_threshold": 0}
     if learner.offload_optimizer:
@@ -76,4 +80,4 @@ def deepspeed_config(model: ModelConfig, learner: LearnerConfig, optimizer: Opti
         config["bf16"] = {"enabled": True}
         # In bf16 the sum over micro-batches would depend on how many there are.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return config
+    return merged(config, learner.deepspeed)

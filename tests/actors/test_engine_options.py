@@ -12,6 +12,7 @@ import pytest
 from actors.config import GenerationConfig
 from actors.engine_options import CPU_KV_CACHE_BYTES, cpu_arguments, engine_arguments, environment
 from actors.messages import EngineSpec
+from contracts.errors import UserError
 from support.paths import REPOSITORY
 
 CPU = EngineSpec("folder", "float32", 512, ends=(2,), seed=2**31 + 5, backend="shm", use_gpu=False)
@@ -51,13 +52,61 @@ def test_the_configuration_goes_before_the_defaults_of_the_device(spec: EngineSp
     assert engine_arguments(spec, GenerationConfig(kv_cache_bytes=99))["kv_cache_memory_bytes"] == 99
 
 
+@pytest.mark.parametrize("spec", [CPU, GPU])
+def test_a_tensor_parallel_engine_starts_its_own_processes(spec: EngineSpec):
+    assert "distributed_executor_backend" not in engine_arguments(spec, GenerationConfig())
+    arguments = engine_arguments(spec, GenerationConfig(tensor_parallel=2))
+    assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (2, "mp")
+
+
 @pytest.mark.contract
 def test_vllm_knows_every_argument():
     from vllm.engine.arg_utils import EngineArgs
 
     known = {field.name for field in dataclasses.fields(EngineArgs)}
-    config: dict[str, Any] = {"kv_cache_bytes": 99}
+    config: dict[str, Any] = {"kv_cache_bytes": 99, "tensor_parallel": 2}
     assert all(engine_arguments(spec, GenerationConfig(**config)).keys() <= known for spec in (CPU, GPU))
+
+
+@pytest.mark.contract
+def test_vllm_left_to_itself_takes_rays_executor_in_a_placement_group_and_ours_when_told():
+    """When the first half fails, the argument has become superfluous."""
+    import inspect
+
+    from vllm.config.parallel import ParallelConfig
+
+    source = inspect.getsource(ParallelConfig)
+    assert "if self.distributed_executor_backend is None and self.world_size_across_dp > 1:" in source
+    assert "if get_current_placement_group():" in source
+    told = ParallelConfig(tensor_parallel_size=2, distributed_executor_backend="mp")
+    assert told.distributed_executor_backend == "mp"
+
+
+def test_what_a_user_passes_on_reaches_vllm():
+    config = GenerationConfig(engine_args={"max_num_batched_tokens": 16384})
+    assert engine_arguments(GPU, config)["max_num_batched_tokens"] == 16384
+
+
+def test_what_is_set_for_the_device_is_not_overridden_in_silence():
+    config = GenerationConfig(engine_args={"max_num_batched_tokens": 64})
+    line = "^generation.engine_args.max_num_batched_tokens: this run sets it to 8192; leave it out$"
+    with pytest.raises(UserError, match=line):
+        engine_arguments(CPU, config)
+
+
+def test_batch_invariance_is_asked_for_on_gpu_alone():
+    assert environment(use_gpu=True, batch_invariant=True)["VLLM_BATCH_INVARIANT"] == "1"
+    for variables in (environment(use_gpu=True), environment(use_gpu=False, batch_invariant=True)):
+        assert "VLLM_BATCH_INVARIANT" not in variables
+
+
+@pytest.mark.contract
+def test_vllm_reads_the_switch_of_batch_invariance(monkeypatch):
+    from vllm import envs
+
+    for value, read in (("1", True), ("0", False)):
+        monkeypatch.setenv("VLLM_BATCH_INVARIANT", value)
+        assert envs.environment_variables["VLLM_BATCH_INVARIANT"]() is read
 
 
 def test_threads_are_bounded_on_cpu_alone():

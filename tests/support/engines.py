@@ -34,11 +34,11 @@ cache when they are asked for again."""
 class Sender:
     """A learner rank's end of the transfer: a transformers model whose weights change by version."""
 
-    def __init__(self, folder: str, backend: Backend) -> None:
+    def __init__(self, folder: str, backend: Backend, workers_per_engine: int = 1) -> None:
         from transformers import AutoModelForCausalLM
 
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self._publisher = PublisherSpec(backend, timeout_s=60.0).build()
+        self._publisher = PublisherSpec(backend, 60.0, workers_per_engine).build()
 
     def stage(self, version: int, damaged: bool = False) -> None:
         """Other weights for every version, as different as a few hundred steps make them."""
@@ -69,8 +69,8 @@ class Sender:
         self._publisher.shutdown()
 
 
-def start_sender(folder: str, backend: Backend) -> Any:
-    return ray.remote(num_cpus=0)(Sender).remote(folder, backend)
+def start_sender(folder: str, backend: Backend, workers_per_engine: int = 1) -> Any:
+    return ray.remote(num_cpus=0)(Sender).remote(folder, backend, workers_per_engine)
 
 
 def start_actor(
@@ -81,13 +81,19 @@ def start_actor(
     buffer: Any = None,
     work: Work | None = None,
     kind: type[GenerationActor] = GenerationActor,
+    place: Any = None,
 ) -> Any:
-    """A real generation actor; without ``work`` it only scores and takes weights."""
+    """A real generation actor; without ``work`` it only scores and takes weights. ``place``: a scheduling strategy."""
     engine = EngineSpec(folder, "float32", MAX_LENGTH, ends=(2,), seed=0, backend=backend, use_gpu=False)
     nothing = Work(Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     return (
         ray.remote(kind)
-        .options(num_cpus=0, max_concurrency=100, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+        .options(
+            num_cpus=0,
+            max_concurrency=100,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+            scheduling_strategy=place,
+        )
         .remote(name, engine, config, work or nothing, buffer)
     )
 

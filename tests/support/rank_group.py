@@ -83,6 +83,7 @@ def start(rank: int, world: int, port: int, parts: dict[str, Any]) -> Any:
 
     learner = LearnerRank(rank, world, RankSpec(**parts), make_sink=lambda: Recorder(learner.module))
     learner.rendezvous("127.0.0.1", port)
+    learner.load_weights()
     learner.setup()
     return learner
 

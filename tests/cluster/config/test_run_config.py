@@ -52,7 +52,7 @@ def test_the_papers_recipes_have_the_papers_figures() -> None:
         assert (c.objective.beta, c.objective.orpo_lambda, c.ema.decay) == (0.1, 0.05, 0.5)
         assert (c.data.max_length, c.data.max_prompt_length, c.generation.segment_length) == (2048, 1792, 256)
         assert (c.generation.temperature, c.generation.top_p, c.generation.top_k) == (0.7, 0.95, 50)
-        assert (c.learner.ranks, c.learner.zero_stage, c.learner.batch_size, c.learner.epochs) == (8, 3, 64, 4)
+        assert (c.learner.zero_stage, c.learner.batch_size, c.learner.epochs) == (3, 64, 4)
         assert (c.generation.responses_per_prompt, c.inserts_per_step, c.buffer.capacity) == (1, 64, 8 * 2000)
         assert c.model.dtype == "bfloat16"
         assert c.model.gradient_checkpointing
@@ -110,6 +110,18 @@ def test_sections_left_out_have_their_defaults(smallest: Path) -> None:
         ("optimizer.betas=[0.9, 2]", "optimizer.betas.1 2: must be less than or equal to 1"),
         ("model.lora.target_modules=5", "model.lora.target_modules 5: must be a list or 'all-linear'"),
         ("model.lora.rank=0", "model.lora.rank 0: must be greater than or equal to 1"),
+        (
+            "generation.engine_args.dtype=half",
+            "generation.engine_args.dtype is set by model.dtype",
+        ),
+        (
+            "learner.deepspeed.zero_optimization.stage=1",
+            "learner.deepspeed.zero_optimization.stage is set by learner.zero_stage",
+        ),
+        (
+            "cluster.learner_resources.GPU=2",
+            "cluster.learner_resources GPU: a run reserves these itself; name a kind of node",
+        ),
         ("model.lora=3", "model.lora 3: must be a section with keys of rank, alpha, dropout, target_modules"),
         ("generation.top_k=0", "generation.top_k 0 keeps no token: at least 1, or -1 for all"),
         ("buffer.shards=3000", "buffer.shards 3000 is more than capacity 2000: at most one shard per pair"),

@@ -48,7 +48,7 @@ def test_flex_mask_equals_brute_force(window, softcap):
     assert (out - brute_force(q, k, v, window, 0.3, softcap)).abs().max() <= 1e-5
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "softcap"), [(torch.bfloat16, None), (torch.bfloat16, 2.0), (torch.float32, None)])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_gpu_routes_equal_the_segments_on_cpu(dtype, softcap, window):

@@ -1,0 +1,50 @@
+"""An engine over two processes, in a placement group as a run starts it, takes published weights and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.config import GenerationConfig
+from actors.messages import Backend
+from support.engines import SEQUENCES, largest_difference, start_actor, start_sender
+
+TOLERANCE_NATS = 1e-4
+ENGINE = GenerationConfig(tensor_parallel=2, temperature=0.0, max_concurrent_requests=8)
+LEAVES_WITHIN_S = 60.0
+
+
+def both(sender: Any, actor: Any) -> float:
+    return largest_difference(*ray.get([actor.score.remote(SEQUENCES), sender.score.remote(SEQUENCES)]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["shm", "gloo"])
+def test_two_workers_compute_with_what_was_published(ray_local, tiny_llama, backend: Backend):
+    group = placement_group([{"CPU": 2}], strategy="STRICT_PACK")
+    ray.get(group.ready())
+    place = PlacementGroupSchedulingStrategy(group, 0)
+    actor = start_actor("a", tiny_llama, backend, ENGINE, place=place)
+    ray.get(actor.ready.remote())
+    sender = start_sender(tiny_llama, backend, workers_per_engine=2)
+    ray.get(sender.retarget.remote({"a": actor}))
+    assert both(sender, actor) < TOLERANCE_NATS
+    for version in (1, 2):  # the second time the receivers have met what the first one left
+        ray.get(sender.stage.remote(version))
+        assert both(sender, actor) > 0.1
+        (ack,) = ray.get(sender.send.remote())
+        assert (ack.version, ack.error) == (version, "")
+        assert both(sender, actor) < TOLERANCE_NATS
+    workers = psutil.Process(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))).children(recursive=True)
+    assert len(workers) >= 2
+    for handle in (actor, sender):
+        ray.kill(handle)
+    remove_placement_group(group)
+    _, alive = psutil.wait_procs(workers, timeout=LEAVES_WITHIN_S)
+    assert alive == []  # on a GPU they would hold its memory

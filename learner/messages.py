@@ -24,6 +24,10 @@ class RankSpec:
     total_steps: int
     """Optimizer steps of the run, for the learning-rate schedule."""
     seed: int
+    ends: tuple[int, ...] = ()
+    """Token ids that end a response, for the exported generation_config; () leaves what the starting model has."""
+    vocabulary: int = 0
+    """Rows that the embeddings must have, where tokens were added; 0 leaves them as they are."""
 
 
 class Address(NamedTuple):

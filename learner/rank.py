@@ -77,7 +77,7 @@ class LearnerRank:
             UserError: the model can't be loaded, or the forward or the length that is asked for does not fit it.
         """
         spec, learner, objective = self._spec, self._spec.learner, self._objective
-        self.module = load_model(spec.model, spec.seed)
+        self.module = load_model(spec.model, spec.seed, spec.vocabulary)
         causal = causal_model(self.module)
         validate_length(spec.model.path, causal.config, spec.max_length)
         choice = choose_forward(causal.config, learner.forward)
@@ -196,7 +196,7 @@ class LearnerRank:
 
     def export(self, folder: str) -> None:
         """Write Hugging Face folders policy/ and ema/. All ranks together."""
-        export(Path(folder), self.module, self.shards, self.ema)
+        export(Path(folder), self.module, self.shards, self.ema, self._spec.ends)
 
     def shutdown(self) -> None:
         """Leave the process group and free the sink's memory. All ranks together."""

@@ -49,11 +49,26 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="Compute dtype of learner and engines; master weights and EMA are fp32."
     )
+    add_tokens: tuple[str, ...] = Field(
+        (),
+        description="Special tokens that tokenizer and embeddings get beside their own, such as those of a chat "
+        "template on a base model; the result's have them. Not for method sapo, which starts from such a result.",
+    )
     trust_remote_code: bool = Field(False, description="Run model code that comes with the checkpoint.")
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third more time."
     )
     lora: LoraConfig | None = Field(None, description="Train adapters instead of all weights.")
+
+    @model_validator(mode="after")
+    def _validate_add_tokens(self) -> ModelConfig:
+        if not all(token.strip() for token in self.add_tokens):
+            raise ValueError(f"add_tokens {list(self.add_tokens)}: a token is empty; each needs a text of its own")
+        if self.add_tokens and self.lora:
+            raise ValueError(
+                f"add_tokens {list(self.add_tokens)}: adapters leave their embeddings untrained: set model.lora null"
+            )
+        return self
 
 
 class ObjectiveConfig(Section):
@@ -127,7 +142,11 @@ class LearnerConfig(Section):
     )
     offload_optimizer: bool = Field(False, description="Keep optimizer state and EMA in host memory (ZeRO 1-3).")
     batch_size: Count = Field(32, description="Pairs (rows for sft) per optimizer step, over all ranks.")
-    steps: Count | None = Field(None, description="Optimizer steps; default: `epochs` over the data.")
+    steps: NonNegative | None = Field(
+        None,
+        description="Optimizer steps; default: `epochs` over the data. 0 trains nothing and writes the starting model, "
+        "with model.add_tokens and data.chat_template.",
+    )
     epochs: PositiveFloat = Field(4.0, description="Passes over the data when steps is not given.")
     tokens_per_batch: Count = Field(
         16384, description="Most tokens per packed row, and so per forward of one rank; longer batches accumulate."

@@ -26,6 +26,10 @@ class RankSpec:
     seed: int
     deterministic: bool = False
     """On GPU: kernels that give the same numbers every time."""
+    ends: tuple[int, ...] = ()
+    """Token ids that end a response, for the exported generation_config; () leaves what the starting model has."""
+    vocabulary: int = 0
+    """Rows that the embeddings must have, where tokens were added; 0 leaves them as they are."""
 
 
 class Address(NamedTuple):

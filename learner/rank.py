@@ -78,7 +78,7 @@ class LearnerRank:
         Raises:
             UserError: the model can't be loaded.
         """
-        self.module = load_model(self._spec.model, self._spec.seed)
+        self.module = load_model(self._spec.model, self._spec.seed, self._spec.vocabulary)
 
     def setup(self) -> str:
         """Start the engine with the loaded model. All ranks together; returns ``note``.
@@ -207,7 +207,7 @@ class LearnerRank:
 
     def export(self, folder: str) -> None:
         """Write Hugging Face folders policy/ and ema/. All ranks together."""
-        export(Path(folder), self.module, self.shards, self.ema)
+        export(Path(folder), self.module, self.shards, self.ema, self._spec.ends)
 
     def shutdown(self) -> None:
         """Leave the process group and free the sink's memory. All ranks together."""

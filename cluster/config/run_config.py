@@ -96,6 +96,9 @@ class RunConfig(Section):
         return self
 
     def _validate_generation(self) -> None:
+        if self.model.add_tokens:
+            remedy = "engines start from a model that has them: run `sapo sft` with them first, start from its result"
+            _reject("model.add_tokens", list(self.model.add_tokens), remedy)
         if self.model.from_scratch:
             remedy = "method sapo starts from a trained model: train one with `sapo sft`"
             _reject("model.from_scratch", True, remedy)

@@ -10,12 +10,10 @@ from actors.token_table import TokenTable
 from cluster.config.sections import DataConfig
 from cluster.data.columns import pair_texts, supervised_texts
 from cluster.data.conversation import Texts, Unusable
-from cluster.data.locations import reject_absent
+from cluster.data.ends import EndTokens, closed, ended
 from cluster.data.report import DataReport
 from cluster.data.rows import read_rows
-from cluster.data.tokenizer import load_tokenizer
 from contracts.errors import UserError
-from learner.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,22 +23,20 @@ CHUNK_ROWS = 1000
 
 
 def load_table(
-    data: DataConfig, model: ModelConfig, method: str
-) -> tuple[TokenTable, PreTrainedTokenizerBase, DataReport]:
+    data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBase, ends: EndTokens
+) -> tuple[TokenTable, DataReport]:
     """Token ids of all usable rows, and what happened to the others.
 
     Raises:
         UserError: the data can't be read, have none of the named columns, or no row is usable.
     """
-    reject_absent(model.path, "model.path")
-    tokenizer = load_tokenizer(model, data.chat_template)
     report = DataReport(data.path)
     texts = _texts(read_rows(data), data, method, tokenizer, report)
-    rows = list(islice(_fitted_rows(texts, tokenizer, data, report), data.max_rows))
+    rows = list(islice(_fitted_rows(texts, tokenizer, ends, data, report), data.max_rows))
     report.used = len(rows)
     if not rows:
         raise UserError(f"data.path: no usable row in {report}")
-    return TokenTable.from_rows(rows), tokenizer, report
+    return TokenTable.from_rows(rows), report
 
 
 def _texts(
@@ -60,24 +56,36 @@ def _texts(
 
 
 def _fitted_rows(
-    texts: Iterator[Texts], tokenizer: PreTrainedTokenizerBase, data: DataConfig, report: DataReport
+    texts: Iterator[Texts],
+    tokenizer: PreTrainedTokenizerBase,
+    ends: EndTokens,
+    data: DataConfig,
+    report: DataReport,
 ) -> Iterator[list[list[int]]]:
-    for ids in _tokenised(texts, tokenizer):
+    for row, prompt, responses in _tokenised(texts, tokenizer):
         try:
-            yield _fitted(ids, data, report)
+            if row.templated:
+                pairs = zip(responses, row.responses, strict=True)
+                whole = [closed(ids, text, ends, tokenizer) for ids, text in pairs]
+            else:
+                whole = [ended(ids, ends) for ids in responses]
+            yield _fitted([prompt, *whole], data, report)
         except Unusable as reason:
             report.dropped[str(reason)] += 1
 
 
-def _tokenised(texts: Iterator[Texts], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[list[int]]]:
-    """Ids of each part on its own, so that a response's ids don't depend on what is before it."""
+def _tokenised(
+    texts: Iterator[Texts], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Texts, list[int], list[list[int]]]]:
+    """Each row with the ids of its prompt and of its responses: each part on its own, so that a response's ids don't
+    depend on what is before it."""
     for templated, alike in groupby(texts, lambda t: t.templated):
         while chunk := list(islice(alike, CHUNK_ROWS)):
             columns = [prompt_ids(tokenizer, [t.prompt for t in chunk], templated=templated)]
             for part in zip(*(t.responses for t in chunk), strict=True):
                 columns.append(tokenizer(list(part), add_special_tokens=False)["input_ids"])
-            for prompt, *responses in zip(*columns, strict=True):
-                yield [prompt, *(_ended(response, tokenizer.eos_token_id) for response in responses)]
+            for row, prompt, *responses in zip(chunk, *columns, strict=True):
+                yield row, prompt, responses
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], *, templated: bool) -> list[list[int]]:
@@ -86,11 +94,6 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], *, templa
     if templated:
         return ids
     return [row[:-1] if row and row[-1] == tokenizer.eos_token_id else row for row in ids]
-
-
-def _ended(response: list[int], eos: int) -> list[int]:
-    """Up to the first end-of-sequence token, which is put there if the text has none."""
-    return response[: response.index(eos) + 1] if eos in response else [*response, eos]
 
 
 def _fitted(ids: list[list[int]], data: DataConfig, report: DataReport) -> list[list[int]]:

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(model: ModelConfig, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with the template of the file ``chat_template`` if one is named.
+    """The model's tokenizer, with ``model.add_tokens`` and the template of the file ``chat_template`` if one is named.
 
     Raises:
-        UserError: there is none at the path, it knows no end-of-sequence token, or the template can't be read.
+        UserError: no model or tokenizer is there, it knows no end-of-sequence token, or the template can't be read.
     """
+    reject_absent(model.path, "model.path")
     key, path = ("model.tokenizer", model.tokenizer) if model.tokenizer else ("model.path", model.path)
     reject_absent(path, key)
-    from transformers import AutoTokenizer
+    from transformers import AddedToken, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
@@ -29,9 +30,15 @@ def load_tokenizer(model: ModelConfig, chat_template: str | None = None) -> PreT
         raise UserError(f"{key} {path}: no tokenizer could be loaded: {first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"{key} {path}: the tokenizer has no end-of-sequence token")
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in model.add_tokens], special_tokens=True)
     if chat_template:
         try:
             tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"data.chat_template {chat_template}: can't be read: {first_line(error)}") from error
     return tokenizer
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows that an embedding of all its tokens has: ids may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.data.ends import read_ends
 from cluster.data.tokenizer import load_tokenizer
 from cluster.evaluation.checks import mean_score, score
 from cluster.evaluation.messages import Evaluation, EvaluationJob, Rejection, Share, as_json, read_job
@@ -27,7 +29,9 @@ def answer_questions(job: EvaluationJob) -> Evaluation:
     """
     check = import_function(job.check, "--check")
     questions = read_questions(Path(job.prompts))
-    tokenizer = load_tokenizer(ModelConfig(path=job.model))
+    model = ModelConfig(path=job.model)
+    tokenizer = load_tokenizer(model)
+    ends = read_ends(model, tokenizer).ids
     prompts = [question_ids(question, tokenizer) for question in questions]
     longest = max(map(len, prompts))
     engine = start_engine(job.model, job.seed, longest)
@@ -36,12 +40,11 @@ def answer_questions(job: EvaluationJob) -> Evaluation:
         where = next(q.where for q, ids in zip(questions, prompts, strict=True) if len(ids) == longest)
         raise UserError(f"--prompts {where}: {longest} tokens; model {job.model} holds {positions} with the response")
     max_tokens = min(job.max_tokens, positions - longest)
-    eos: Any = tokenizer.eos_token_id
 
     def scored(**sampling: Any) -> Share:
         scores = []
         for question, responses in zip(
-            questions, generate(engine, prompts, eos, max_tokens=max_tokens, **sampling), strict=True
+            questions, generate(engine, prompts, ends, max_tokens=max_tokens, **sampling), strict=True
         ):
             texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in responses]
             scores.append([score(check, job.check, question, text) for text in texts])
@@ -76,17 +79,23 @@ def start_engine(model: str, seed: int, longest: int) -> LLM:
         raise UserError(f"model {model}: vLLM can't load it: {first_line(error)}") from error
 
 
-def generate(engine: LLM, prompts: list[list[int]], eos: int, **sampling: Any) -> list[list[list[int]]]:
-    """Token ids [prompts][samples][tokens] of the responses.
+def generate(engine: LLM, prompts: list[list[int]], ends: Sequence[int], **sampling: Any) -> list[list[list[int]]]:
+    """Token ids [prompts][samples][tokens] of the responses, without the token that ended them.
 
     Args:
+        ends: token ids that end a response.
         sampling: of vLLM's ``SamplingParams``.
     """
     from vllm import SamplingParams
 
-    parameters = SamplingParams(detokenize=False, ignore_eos=True, stop_token_ids=[eos], **sampling)
+    parameters = SamplingParams(detokenize=False, ignore_eos=True, stop_token_ids=list(ends), **sampling)
     outputs = engine.generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
-    return [[list(response.token_ids) for response in output.outputs] for output in outputs]
+    # A token that ends a response need not be a special one that decoding leaves out.
+    return [[_without_end(response.token_ids, ends) for response in output.outputs] for output in outputs]
+
+
+def _without_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    return list(ids[:-1] if ids and ids[-1] in ends else ids)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
+from cluster.data.tokenizer import vocabulary_size
 from cluster.reports.progress import ProgressLine
 from cluster.reports.run_log import RunLog
 from cluster.reports.trackers import JsonLinesTracker, RayMetricsTracker, TensorBoardTracker, Tracker, Trackers
@@ -101,7 +102,9 @@ def start_parts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, Batch
     config, inputs = setting.config, setting.inputs
     if config.method == "sapo":
         return _start_rollouts(setting, parts)
-    ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label)
+    ends = inputs.ends.ids
+    vocabulary = vocabulary_size(inputs.tokenizer) if config.model.add_tokens else 0
+    ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label, ends=ends, vocabulary=vocabulary)
     parts.callback(ranks.shutdown)
     group = LearnerGroup(ranks, RayCalls())
     batch_size = config.learner.batch_size
@@ -114,6 +117,7 @@ def start_parts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, Batch
 def _start_rollouts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, BatchSource]:
     """Ranks, buffer and actors. Engines load while the learner does, and actors are looked after while it steps."""
     config, hardware, table = setting.config, setting.hardware, setting.inputs.table
+    ends = setting.inputs.ends.ids
     slack = config.weights.max_staleness
     buffer = ReplayBuffer.start(
         config.buffer,
@@ -127,9 +131,9 @@ def _start_rollouts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, B
         namespace=NAMESPACE,
     )
     parts.callback(buffer.shutdown)
-    factory = ActorFactory.of(config, hardware, table, setting.inputs.ends, buffer, setting.label)
+    factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label)
     publisher = PublisherSpec(factory.engine.backend, config.weights.timeout_s, config.generation.tensor_parallel)
-    ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher)
+    ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
     parts.callback(ranks.shutdown)
     pool = ActorPool(
         factory,

@@ -37,6 +37,7 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
         log = RunLog(config.name)
         stack.callback(log.close)
         log.logger.info(inputs.report)
+        log.logger.info(inputs.ends)
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         require_room(config, hardware, log.logger, learner=False)
         once = config.buffer.model_copy(update={"max_draws": 1, "min_size": 0})
@@ -51,7 +52,7 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
             behind=0,
         )
         stack.callback(buffer.shutdown)
-        factory = ActorFactory.of(config, hardware, inputs.table, inputs.ends, buffer, config.name)
+        factory = ActorFactory.of(config, hardware, inputs.table, inputs.ends.ids, buffer, config.name)
         pool = ActorPool(factory, buffer, FailurePolicy(Limits()), log.logger, config.cluster.start_timeout_s)
         stack.callback(pool.shutdown)
         pool.add(config.generation.actors)

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from actors.token_table import TokenTable
 from cluster.config.run_config import RunConfig
+from cluster.data.ends import EndTokens, read_ends
 from cluster.data.table import load_table
 from cluster.data.tokenizer import load_tokenizer
 from cluster.storage.recording import read_batches
@@ -21,28 +22,25 @@ class Inputs:
     """Rows, or the batches of a recording (method ``replay``)."""
 
     tokenizer: PreTrainedTokenizerBase
+    ends: EndTokens
     report: str
     """What became of the rows, in one line."""
     table: TokenTable
     batches: list[list[PreferencePair]] = field(default_factory=list)
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """Token ids that end a response."""
-        eos = self.tokenizer.eos_token_id
-        return tuple(eos) if isinstance(eos, list) else (eos,)
 
 
 def read_inputs(config: RunConfig) -> Inputs:
     """Raises:
     UserError: data or tokenizer can't be used.
     """
+    tokenizer = load_tokenizer(config.model, config.data.chat_template)
+    ends = read_ends(config.model, tokenizer)
     if config.method == "replay":
         batches = read_batches(config.data.path)
         report = f"{config.data.path}: {len(batches)} recorded batches, {sum(map(len, batches))} pairs"
-        return Inputs(load_tokenizer(config.model, config.data.chat_template), report, TokenTable.empty(), batches)
-    table, tokenizer, rows = load_table(config.data, config.model, config.method)
-    return Inputs(tokenizer, str(rows), table)
+        return Inputs(tokenizer, ends, report, TokenTable.empty(), batches)
+    table, rows = load_table(config.data, config.method, tokenizer, ends)
+    return Inputs(tokenizer, ends, str(rows), table)
 
 
 def count_steps(config: RunConfig, inputs: Inputs) -> int:
@@ -55,8 +53,8 @@ def count_steps(config: RunConfig, inputs: Inputs) -> int:
     if config.method == "replay":
         if steps and steps > recorded:
             raise UserError(f"learner.steps {steps}: {config.data.path} holds {recorded} batches; at most that")
-        return steps or recorded
-    if steps:
+        return recorded if steps is None else steps
+    if steps is not None:
         return steps
     if config.method == "sapo":
         return ceil(config.learner.epochs * rows * config.generation.responses_per_prompt / config.inserts_per_step)

@@ -43,6 +43,8 @@ def run_steps(
         callbacks.on_step(StepResult(step, batch, metrics))
         if checkpointer.due(step) or step == total_steps:
             callbacks.on_checkpoint(step, checkpointer.save(step))
+    if not total_steps:  # nothing is trained, the starting model is wanted
+        callbacks.on_checkpoint(0, checkpointer.save(0))
     callbacks.on_end(total_steps)
 
 

@@ -50,6 +50,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         stack.callback(log.close)
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         log.logger.info(inputs.report)
+        log.logger.info(inputs.ends)
         log.logger.info("%s; %d steps of %d; %s", hardware, total_steps, config.learner.batch_size, folder.path)
         require_room(config, hardware, log.logger)
         policy = FailurePolicy(Limits())

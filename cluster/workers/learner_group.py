@@ -47,12 +47,17 @@ class Ranks:
         total_steps: int,
         label: str,
         publisher: PublisherSpec | None = None,
+        *,
+        ends: tuple[int, ...],
+        vocabulary: int = 0,
     ) -> Ranks:
         """Place the ranks and start their processes; ``LearnerGroup.setup`` loads the model.
 
         Args:
             label: with which the ranks' names on the cluster begin.
             publisher: what carries weights to the actors; None where there are none.
+            ends: token ids that end a response.
+            vocabulary: rows that the embeddings must have, where tokens are added.
 
         Raises:
             UserError: the group can't be placed.
@@ -73,6 +78,8 @@ class Ranks:
             total_steps=total_steps,
             seed=config.seed,
             deterministic=config.repeatable_on_gpu,
+            ends=ends,
+            vocabulary=vocabulary,
         )
         workers = tuple(
             placement.start(

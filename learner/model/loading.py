@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -16,12 +16,19 @@ from learner.config import ModelConfig
 from learner.model.packing import PackedBatch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+EMBEDDING_MULTIPLE = 64
+"""Embeddings that are enlarged get a multiple of this many rows: tensor cores work on aligned blocks."""
+NEW_ROW_SPREAD = 0.01
+"""Spread of new embeddings around the mean of the old ones, in standard deviations of the old ones."""
 
 
-def load_model(config: ModelConfig, seed: int) -> nn.Module:
+def load_model(config: ModelConfig, seed: int, vocabulary: int = 0) -> nn.Module:
     """A causal language model in training mode, in the compute dtype.
 
     The same on every rank: random weights are drawn from ``seed``.
+
+    Args:
+        vocabulary: rows that the embeddings must have; more are left as they are.
 
     Raises:
         UserError: the path is no causal language model that transformers knows, or weights are missing.
@@ -45,11 +52,33 @@ def load_model(config: ModelConfig, seed: int) -> nn.Module:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = first_line(error)
         raise UserError(f"model.path {config.path}: not loadable as a causal language model: {reason}") from error
+    torch.manual_seed(seed)
+    enlarge_embeddings(model, vocabulary)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     torch.manual_seed(seed)
     return _with_adapters(model, config) if config.lora else model
+
+
+@torch.no_grad()
+def enlarge_embeddings(model: PreTrainedModel, vocabulary: int) -> None:
+    """Give input and output embeddings at least ``vocabulary`` rows.
+
+    A new row is the mean of the old ones, so that a new token is about as likely as an average one, with a little
+    noise from torch's generator, so that no two are the same (https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
+    transformers' own way draws from the covariance, which takes minutes for a large vocabulary.
+    """
+    old = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    if vocabulary <= old:
+        return
+    model.resize_token_embeddings(vocabulary, pad_to_multiple_of=EMBEDDING_MULTIPLE, mean_resizing=False)
+    layers: tuple[Any, Any] = model.get_input_embeddings(), model.get_output_embeddings()
+    # Tied ones are one parameter, under two names.
+    for rows in {id(layer.weight): layer.weight for layer in layers if layer is not None}.values():
+        known = rows[:old].float()
+        noise = torch.randn(rows[old:].shape) * known.std(0) * NEW_ROW_SPREAD
+        rows[old:] = (known.mean(0) + noise).to(rows.dtype)
 
 
 def validate_length(path: str, config: PreTrainedConfig, max_length: int) -> None:

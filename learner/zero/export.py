@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from learner.model.forward import causal_model
 from learner.zero.ema import Ema
@@ -14,25 +17,49 @@ from learner.zero.shards import Shards, gathered
 from learner.zero.weights import is_adapter, named_weights
 
 
-def export(folder: Path, module: nn.Module, shards: Shards, ema: Ema) -> None:
-    """Whole weights in the model's dtype in policy/ and ema/, written by rank 0. All ranks together."""
-    _write(folder / "policy", module, shards.zero_stage)
+def export(folder: Path, module: nn.Module, shards: Shards, ema: Ema, ends: Sequence[int]) -> None:
+    """Whole weights in the model's dtype in policy/ and ema/, written by rank 0. All ranks together.
+
+    Args:
+        ends: token ids that end a response, for generation_config.json.
+    """
+    _write(folder / "policy", module, shards.zero_stage, ends)
     with shards.holding(ema.values):
-        _write(folder / "ema", module, shards.zero_stage)
+        _write(folder / "ema", module, shards.zero_stage, ends)
     dist.barrier()
 
 
-def _write(folder: Path, module: nn.Module, zero_stage: int) -> None:
+def _write(folder: Path, module: nn.Module, zero_stage: int, ends: Sequence[int]) -> None:
     writes = dist.get_rank() == 0
     weights: dict[str, Any] = {}
     for name, tensor in named_weights(module, zero_stage):
         if writes:
             weights[name] = tensor.detach().to("cpu", copy=True)
     if writes:
-        causal_model(module).save_pretrained(folder, state_dict=weights)
+        save_model(folder, causal_model(module), weights, ends)
     if hasattr(module, "peft_config"):
         adapters = [p for name, p in module.named_parameters() if is_adapter(name)]
         adapted: Any = module
         with gathered(adapters, zero_stage):
             if writes:
                 adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
+
+
+def save_model(folder: Path, model: PreTrainedModel, weights: dict[str, Any], ends: Sequence[int]) -> None:
+    """The model with ``weights``, and a generation_config that stops where the model was trained to stop.
+
+    transformers rejects on saving what it accepts on loading: a generation_config with a temperature and without
+    ``do_sample``, as Llama 2 and others come with. So that file is written here, with all that the start's has.
+    """
+    settings: GenerationConfig | None = getattr(model, "generation_config", None)
+    if settings is None:
+        model.save_pretrained(folder, state_dict=weights)
+        return
+    if ends:
+        settings.eos_token_id = ends[0] if len(ends) == 1 else list(ends)
+    model.generation_config = GenerationConfig()
+    try:
+        model.save_pretrained(folder, state_dict=weights)
+    finally:
+        model.generation_config = settings
+    settings.to_json_file(folder / GENERATION_CONFIG_NAME, keys_to_pop=["compile_config"])

@@ -10,6 +10,7 @@ import pytest
 
 from actors.token_table import TokenTable
 from cluster.config.sections import DataConfig
+from cluster.data.ends import read_ends
 from cluster.data.report import DataReport
 from cluster.data.table import load_table
 from cluster.data.tokenizer import load_tokenizer
@@ -41,8 +42,8 @@ def jsonl(path: Path, rows: Iterable[object]) -> Path:
 
 def table_of(path: Path | str, model: str, method: str = "sapo", **data: object) -> tuple[TokenTable, DataReport]:
     config = DataConfig.model_validate({"path": str(path)} | data)
-    table, _, report = load_table(config, ModelConfig(path=model), method)
-    return table, report
+    tokenizer = load_tokenizer(ModelConfig(path=model), config.chat_template)
+    return load_table(config, method, tokenizer, read_ends(ModelConfig(path=model), tokenizer))
 
 
 def texts(table: TokenTable, model: str) -> list[tuple[str, ...]]:

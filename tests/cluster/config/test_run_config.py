@@ -96,7 +96,7 @@ def test_sections_left_out_have_their_defaults(smallest: Path) -> None:
         ("zzz=1", "zzz: unknown key; `sapo config --explain` lists the known ones"),
         ("learner.steps=ten", "learner.steps ten: must be a whole number"),
         ("learner.steps=1.5", "learner.steps 1.5: must be a whole number"),
-        ("learner.steps=0", "learner.steps 0: must be greater than or equal to 1"),
+        ("learner.steps=-1", "learner.steps -1: must be greater than or equal to 0"),
         ("learner.steps={a: 1}", 'learner.steps {"a": 1}: must be a whole number'),
         ("optimizer.lr=-1", "optimizer.lr -1: must be greater than 0"),
         ("optimizer.lr=.nan", "optimizer.lr NaN: must be a finite number"),

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from cluster.config.sections import DataConfig
 from cluster.data.report import DataReport
-from cluster.data.table import load_table
 from cluster.data.tokenizer import load_tokenizer
-from contracts.errors import UserError
 from demo.model import write_model
 from learner.config import ModelConfig
 from support.dataset_rows import EOS, conversation, jsonl, table_of, texts
@@ -110,9 +105,3 @@ def test_max_rows_counts_usable_rows(chat: str, tmp_path: Path) -> None:
     table, report = table_of(jsonl(tmp_path / "d.jsonl", rows), chat, max_rows=3)
     assert [response for _, response in texts(table, chat)] == ["1</s>", "3</s>", "5</s>"]
     assert report.used == 3
-
-
-def test_a_missing_model_is_rejected_though_its_tokenizer_is_elsewhere(plain: str, tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "d.jsonl", [{"prompt": "q", "completion": "a"}])
-    with pytest.raises(UserError, match=r"^model\.path /none/such: no such folder$"):
-        load_table(DataConfig(path=str(path)), ModelConfig(path="/none/such", tokenizer=plain), "sapo")

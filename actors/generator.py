@@ -171,6 +171,15 @@ class GenerationActor:
             *[self._engine.score(tokens, f"{self.name}-score-{self._calls}-{i}") for i, tokens in enumerate(sequences)]
         )
 
+    async def score_last(self, sequences: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """float32 [sequences]: log-probability of each one's last token, its context read from the prefix cache."""
+        self._calls += 1
+        requests = [
+            self._engine.score_last(tokens, f"{self.name}-score-{self._calls}-{i}")
+            for i, tokens in enumerate(sequences)
+        ]
+        return np.array(await asyncio.gather(*requests), np.float32)
+
     async def status(self) -> ActorStatus:
         return ActorStatus(self._generated_tokens, self._busy.count, self._busy.idle_s)
 

@@ -20,7 +20,6 @@ from learner.loss.reference import Reference
 from learner.messages import Address, RankSpec, StepReport
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import DTYPES, load_model, validate_length, validate_token_ids
-from learner.model.packing import PackedBatch
 from learner.model.self_check import check_forward
 from learner.passes import FILLER, Passes
 from learner.zero import checkpoint
@@ -126,7 +125,7 @@ class LearnerRank:
         fresh = self._passes.score_under_reference(pairs, self.reference)
         references = [new or pair.reference for pair, new in zip(pairs, fresh, strict=True)]
         referred = time.monotonic()
-        self._check_forward_once(pairs, batches)
+        self._check_forward_once(pairs)
         totals = self._passes.accumulate_gradients(batches, references, global_pairs)
         metrics = totals.means(global_pairs)
         self._validate_finite("loss", metrics["loss"])
@@ -226,14 +225,12 @@ class LearnerRank:
             "weights per rank": sum(m.numel() for m in self.shards.masters),
         }
 
-    def _check_forward_once(self, pairs: list[PreferencePair], batches: list[PackedBatch]) -> None:
-        """The self-check, on the first batch of the run's first step."""
+    def _check_forward_once(self, pairs: list[PreferencePair]) -> None:
+        """The self-check, on pairs of the run's first step."""
         if self._checked:
             return
-        if not pairs:  # this rank has none of a small batch; the others' check is a collective under ZeRO 3
-            pairs, batches = [FILLER], [self._passes.filler]
-        chunk = self._spec.learner.logits_chunk
-        check_forward(self.module, pairs, batches[0].to(self._device), self._mode, chunk)
+        # A rank may have none of a small batch; the others' check is a collective under ZeRO 3.
+        check_forward(self.module, pairs or [FILLER], self._mode, self._spec.learner.logits_chunk, self._device)
         self._checked = True
 
     def _validate_finite(self, what: str, value: float) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from support.models import save_llama
+from support.paths import REPOSITORY
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -42,6 +43,18 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tiny_llama_tied(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_llama(tmp_path_factory.mktemp("models") / "tied", tied=True)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """SmolLM2-135M-Instruct in fp32, a real language model; the folder is the one of ``make demo-real``."""
+    from demo.smollm2 import INSTALL, missing_packages, write_model
+
+    if missing := missing_packages():
+        pytest.skip(f"needs SmolLM2-135M-Instruct: Python package {', '.join(missing)} is not installed ({INSTALL})")
+    folder = REPOSITORY / "data" / "real" / "model"
+    write_model(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

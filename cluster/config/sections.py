@@ -64,12 +64,15 @@ class WeightsConfig(Section):
         description="auto: nccl on GPUs; on CPU shm where all actors share the learner's machine, else gloo. ipc: "
         "learner and actor share one GPU.",
     )
-    canary_every: NonNegative = Field(
+    parity_every: NonNegative = Field(
         50,
-        description="Publications between log-probability parity checks of the engines against the learner; 0: never.",
+        description="Publications between log-probability parity checks of the engines against the learner, which the "
+        "first publication calibrates; 0: never.",
     )
-    canary_tolerance: PositiveFloat = Field(
-        0.05, description="Largest difference in nats per token that the parity check accepts."
+    parity_factor: PositiveFloat = Field(
+        3.0,
+        description="How many times as far off the learner as at the start an engine may be: mean and 99 % quantile of "
+        "the difference in nats per token, a floor by dtype added. An engine that is farther off is replaced.",
     )
     timeout_s: PositiveFloat = Field(
         300.0, description="Longest that a transfer may take, in seconds; then it has failed."

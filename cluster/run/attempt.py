@@ -34,7 +34,7 @@ from cluster.sources.replay import ReplaySource
 from cluster.sources.rollouts import RolloutSource
 from cluster.storage.recording import PairRecorder
 from cluster.storage.run_folder import RunFolder
-from cluster.weights.parity import ParityCheck
+from cluster.weights.parity import ParityCheck, choose_sequences
 from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.actor_factory import ActorFactory
 from cluster.workers.actor_pool import ActorPool
@@ -147,7 +147,9 @@ def _start_rollouts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, B
     parts.callback(pool.shutdown)
     pool.add(config.generation.actors)
     group = LearnerGroup(ranks, pool)
-    parity = ParityCheck(config.weights, table, group, pool)
+    # One token is left for vLLM, which samples one with every score.
+    sequences = choose_sequences(table, config.data.max_length - 1)
+    parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger)
     return group, RolloutSource(config, len(table), buffer, pool, group, parity)
 
 

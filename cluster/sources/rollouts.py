@@ -51,6 +51,7 @@ class RolloutSource:
         self._total = total_steps
         self._publish(step)
         self._pool.wait_for_version(step)
+        self._parity.calibrate(step)
 
     def next(self, step: int) -> Batch:
         metrics: Metrics = {}
@@ -95,7 +96,7 @@ class RolloutSource:
         self._buffer.advance(step, published=step if every_step else self._pool.held_version())
         self._pool.poll()
         if published and self._parity.due(step):
-            metrics["weights/canary_nats"] = self._parity.check(step)
+            metrics |= self._parity.check(step)
         return metrics
 
     def samples(self, batch: Batch) -> list[PreferencePair]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.token_table import TokenTable
 from cluster.config.sections import WeightsConfig
-from cluster.workers.actor_pool import ActorPool
-from cluster.workers.ray_calls import WorkerFailure
+from cluster.weights.judgement import Difference, Evidence, Scores, evidence, fault, typical
+from cluster.workers.actor_pool import ActorPool, Member
+from cluster.workers.ray_calls import Call, WorkerFailure
 
-ROWS = 4
-TOKENS = 256
-"""Of each row at most."""
-
-Scores = Sequence[NDArray[np.float32]]
-"""Log-probabilities in nats, float32 [tokens - 1] per sequence."""
+TOKENS = 1024
+"""Of all rows together at least, where the dataset has them: enough for a 99 % quantile."""
+ROWS = 32
+"""At most."""
+ROW_TOKENS = 256
+"""Of each row at most. On CPU the prefix cache keeps blocks of 128 tokens; shorter rows can't show that it is stale."""
 
 
 class Scorer(Protocol):
@@ -27,42 +28,108 @@ class Scorer(Protocol):
     def score_ema(self, sequences: list[list[int]]) -> Scores: ...
 
 
-class ParityCheck:
-    """Compares learner and engines after a publication, when both sides speak of the same weights."""
+def choose_sequences(table: TokenTable, longest: int) -> list[list[int]]:
+    """The first rows of the dataset, each cut to at most ``longest`` and ``ROW_TOKENS`` tokens."""
+    sequences: list[list[int]] = []
+    for number in range(min(ROWS, len(table))):
+        row = table[number]
+        sequences.append(np.concatenate((row.prompt, row.response))[: min(longest, ROW_TOKENS)].tolist())
+        if sum(map(len, sequences)) >= TOKENS:
+            break
+    return sequences
 
-    def __init__(self, config: WeightsConfig, table: TokenTable, learner: Scorer, pool: ActorPool) -> None:
-        self._config, self._learner, self._pool = config, learner, pool
-        self._sequences: list[list[int]] = [
-            np.concatenate((row.prompt, row.response))[:TOKENS].tolist()
-            for row in (table[i] for i in range(min(ROWS, len(table))))
-        ]
+
+class ParityCheck:
+    """Compares learner and engines after a publication, when both sides speak of the same weights.
+
+    The first publication of an attempt calibrates: what the two are apart then is rounding, unless it is over the
+    dtype's ceiling. Later ones are judged by it.
+    """
+
+    def __init__(
+        self,
+        config: WeightsConfig,
+        dtype: str,
+        sequences: list[list[int]],
+        learner: Scorer,
+        pool: ActorPool,
+        log: logging.Logger,
+    ) -> None:
+        """
+        Args:
+            dtype: ``float32`` or ``bfloat16``, of both sides' arithmetic.
+            sequences: token ids of the rows that are compared, see ``choose_sequences``.
+        """
+        self._config, self._dtype, self._sequences = config, dtype, sequences
+        self._learner, self._pool, self._log = learner, pool, log
+        self._calibrated: dict[str, Difference] = {}
+        """By actor."""
+        self._previous: Scores | None = None
+        """The learner's at the last check."""
+
+    def calibrate(self, version: int) -> None:
+        """Measure the rounding between the learner and every actor that holds ``version``, the first of an attempt. An
+        actor over the ceiling is replaced."""
+        if not self._config.parity_every:
+            return
+        for member, found in self._compare(version):
+            if reason := fault(found, None, self._dtype, self._config.parity_factor):
+                self._pool.replace(member, reason)
+                continue
+            off = self._calibrated[member.name] = found.to_learner
+            self._log.debug(
+                "parity of %s at the start: mean %.3g, 99 %% %.3g, largest %.3g nats",
+                *(member.name, off.mean, off.p99, off.largest),
+            )
 
     def due(self, step: int) -> bool:
         """Whether the publication of ``step`` is to be checked."""
-        every = self._config.canary_every
+        every = self._config.parity_every
         return bool(every) and step // self._config.publish_every % every == 0
 
-    def check(self, version: int) -> float:
-        """Largest difference in nats over all actors that hold ``version``; an actor that is off is replaced."""
+    def check(self, version: int) -> dict[str, float]:
+        """Judge every actor that holds ``version``; one that is off is replaced. An actor that joined after the
+        calibration is judged by the others'.
+
+        Returns:
+            Metrics: mean, 99 % quantile and largest |Δ log p| in nats, each the largest over the actors.
+        """
+        seen: list[Evidence] = []
+        anyone = typical(list(self._calibrated.values()))
+        for member, found in self._compare(version):
+            seen.append(found)
+            calibrated = self._calibrated.get(member.name, anyone)
+            if reason := fault(found, calibrated, self._dtype, self._config.parity_factor):
+                self._pool.replace(member, reason)
+        if not seen:
+            return {}
+        return {
+            "weights/parity_mean_nats": max(e.to_learner.mean for e in seen),
+            "weights/parity_p99_nats": max(e.to_learner.p99 for e in seen),
+            "weights/parity_max_nats": max(max(e.to_learner.largest, e.after_cache) for e in seen),
+        }
+
+    def _compare(self, version: int) -> Iterator[tuple[Member, Evidence]]:
+        """The actors that hold ``version``, with what they say; those that died meanwhile are left out."""
         self._pool.wait_for_version(version)
-        ours = self._learner.score_ema(self._sequences)
-        worst = 0.0
         members = [m for m in self._pool.running() if m.version == version and m.worker]
-        calls = [m.worker.call("score", self._sequences) for m in members if m.worker]
-        for member, call in zip(members, calls, strict=True):
+        # What was cached under older weights is asked for first: the other scores fill the cache anew.
+        after_cache = [(m, m.worker.call("score_last", self._sequences)) for m in members if m.worker]
+        ours, previous = self._learner.score_ema(self._sequences), self._previous
+        self._previous = ours
+        lasts = self._answers(after_cache)
+        scores = self._answers([(m, m.worker.call("score", self._sequences)) for m, _ in lasts if m.worker])
+        last_of = {m.name: last for m, last in lasts}
+        for member, theirs in scores:
+            yield member, evidence(ours, theirs, last_of[member.name], previous)
+
+    def _answers(self, calls: list[tuple[Member, Call]]) -> list[tuple[Member, Scores]]:
+        answers = []
+        for member, call in calls:
             try:
-                theirs = self._pool.answer(call)
+                answers.append((member, self._pool.answer(call)))
             except WorkerFailure as failure:
                 if not failure.died:
                     raise
                 continue  # its death is handled where its ``run`` is awaited
-            off = largest_difference(ours, theirs)
-            worst = max(worst, off)
-            if off > self._config.canary_tolerance:
-                self._pool.replace(member, f"its log-probabilities are {off:.3g} nats off the learner's")
-        return worst
-
-
-def largest_difference(ours: Scores, theirs: Scores) -> float:
-    """In nats, over all tokens."""
-    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(ours, theirs, strict=True))
+        return answers

@@ -34,23 +34,40 @@ cache when they are asked for again."""
 class Sender:
     """A learner rank's end of the transfer: a transformers model whose weights change by version."""
 
-    def __init__(self, folder: str, backend: Backend, workers_per_engine: int = 1) -> None:
+    def __init__(
+        self, folder: str, backend: Backend, workers_per_engine: int = 1, dtype: str = "float32"
+    ) -> None:
         from transformers import AutoModelForCausalLM
 
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         self._publisher = PublisherSpec(backend, 60.0, workers_per_engine).build()
 
     def stage(self, version: int, damaged: bool = False) -> None:
         """Other weights for every version, as different as a few hundred steps make them."""
-        generator = torch.Generator().manual_seed(version)
-        with torch.no_grad():
-            for parameter in self._model.parameters():
-                parameter.add_(0.3 * parameter.std() * torch.randn(parameter.shape, generator=generator))
-        self._publisher.stage(version, metadata(self._model), named_layers(self._model, zero_stage=0))
+        self.move(version, 0.3)
+        self.stage_as_is(version)
         if damaged:
             slot = self._publisher._staged.newest()
             assert slot is not None
             slot.bytes[100] += 1
+
+    def move(self, seed: int, share: float) -> None:
+        """Change every weight by about this share of its matrix's standard deviation."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self._model.parameters():
+                parameter.add_(share * parameter.std() * torch.randn(parameter.shape, generator=generator))
+
+    def stage_as_is(self, version: int) -> None:
+        self._publisher.stage(version, metadata(self._model), named_layers(self._model, zero_stage=0))
+
+    def stage_with_a_wrong_layer(self, version: int, layer: int) -> None:
+        """Weights in which one layer's are those of the next; the sender goes on scoring with the right ones."""
+        layers = self._model.model.layers
+        right = {name: value.clone() for name, value in layers[layer].state_dict().items()}
+        layers[layer].load_state_dict(layers[layer + 1].state_dict())
+        self.stage_as_is(version)
+        layers[layer].load_state_dict(right)
 
     def retarget(self, actors: dict[str, Any]) -> None:
         self._publisher.retarget(actors)
@@ -69,8 +86,8 @@ class Sender:
         self._publisher.shutdown()
 
 
-def start_sender(folder: str, backend: Backend, workers_per_engine: int = 1) -> Any:
-    return ray.remote(num_cpus=0)(Sender).remote(folder, backend, workers_per_engine)
+def start_sender(folder: str, backend: Backend, workers_per_engine: int = 1, dtype: str = "float32") -> Any:
+    return ray.remote(num_cpus=0)(Sender).remote(folder, backend, workers_per_engine, dtype)
 
 
 def start_actor(
@@ -82,9 +99,10 @@ def start_actor(
     work: Work | None = None,
     kind: type[GenerationActor] = GenerationActor,
     place: Any = None,
+    dtype: str = "float32",
 ) -> Any:
     """A real generation actor; without ``work`` it only scores and takes weights. ``place``: a scheduling strategy."""
-    engine = EngineSpec(folder, "float32", MAX_LENGTH, ends=(2,), seed=0, backend=backend, use_gpu=False)
+    engine = EngineSpec(folder, dtype, MAX_LENGTH, ends=(2,), seed=0, backend=backend, use_gpu=False)
     nothing = Work(Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     return (
         ray.remote(kind)

@@ -42,5 +42,5 @@ def token_logps(model: torch.nn.Module, sequence: Sequence[int]) -> np.ndarray:
 
     ids = torch.tensor(sequence)[None]
     with torch.no_grad():
-        logps = model(ids).logits[0, :-1].log_softmax(-1)
+        logps = model(ids).logits[0, :-1].float().log_softmax(-1)
     return logps.gather(-1, ids[0, 1:, None])[:, 0].numpy()

@@ -39,7 +39,7 @@ def config(task: Path, output: Path, name: str, **changes: Any) -> RunConfig:
         "buffer": {"capacity": 24},
         "optimizer": {"lr": 1e-3, "warmup_steps": 0},
         "learner": {"ranks": 2, "zero_stage": 3, "batch_size": BATCH, "steps": STEPS, "tokens_per_batch": 256},
-        "weights": {"max_staleness": 0, "canary_every": 3},
+        "weights": {"max_staleness": 0, "parity_every": 3},
         "logging": {"record_pairs": True, "samples_every": 4},
         "checkpoint": {"every": 4, "keep": 5},
     }
@@ -129,8 +129,11 @@ def test_run_folder_holds_what_was_promised(lockstep):
     assert {sample["step"] for sample in samples} == {4, 8}
     assert all("⟦" in sample["chosen"] and "⟦" in sample["rejected"] for sample in samples)
     assert list((lockstep.folder / "tensorboard").iterdir())
-    canary = [m["weights/canary_nats"] for m in metrics(lockstep) if "weights/canary_nats" in m]
-    assert len(canary) >= 2 and max(canary) < 1e-3
+    checks = [m for m in metrics(lockstep) if "weights/parity_mean_nats" in m]
+    assert [m["step"] for m in checks] == [3, 6]
+    for m in checks:
+        mean, p99, largest = (m[f"weights/parity_{name}_nats"] for name in ("mean", "p99", "max"))
+        assert 0 < mean < p99 <= largest < 1e-4
     assert sorted(p.name for p in (lockstep.folder / "checkpoints").iterdir()) == ["step-4", "step-8"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,23 +11,30 @@ import pytest
 
 from actors.token_table import TokenTable
 from cluster.config.sections import WeightsConfig
-from cluster.weights.parity import ROWS, TOKENS, ParityCheck
+from cluster.weights.parity import ROW_TOKENS, ROWS, TOKENS, ParityCheck, choose_sequences
 from cluster.workers.ray_calls import WorkerFailure
 from support.fake_workers import FakeCalls, FakeWorker
 
-TABLE = TokenTable.from_rows([([1, 3, 4], list(range(3, 3 + n))) for n in (4, 9, 400, 7, 8)])
+SEQUENCES = [[3, 4, 5, 6], [7, 8, 9, 10]]
+LOG = logging.getLogger(__name__)
 
 
 class Pool:
-    """Running actors; each answers ``score`` as the test says."""
+    """Running actors; each answers ``score`` and ``score_last`` as the test says."""
 
     def __init__(self, **members: tuple[int, float | Exception]) -> None:
         """By name: version, and how far its log-probabilities are off, or why it gives none."""
-        self._members, self._off = [], {}
+        self._members: list[Any] = []
+        self._off: dict[str, float | Exception] = {}
+        self.after_cache: dict[str, float] = {}
+        """By name: how far the token after a cached prefix is off, if otherwise."""
+        self.calls: list[str] = []
         self.replaced: dict[str, str] = {}
-        for name, (version, off) in members.items():
-            self._members.append(SimpleNamespace(name=name, version=version, worker=FakeWorker(name)))
-            self._off[name] = off
+        self.set(**members)
+
+    def set(self, **members: tuple[int, float | Exception]) -> None:
+        self._members = [SimpleNamespace(name=n, version=v, worker=FakeWorker(n)) for n, (v, _) in members.items()]
+        self._off = {name: off for name, (_, off) in members.items()}
 
     def wait_for_version(self, version: int) -> None:
         self.waited_for = version
@@ -35,62 +43,141 @@ class Pool:
         return self._members
 
     def answer(self, call: Any) -> Any:
-        off = self._off[call.what.split(".")[0]]
+        name, _, method = call.what.partition(".")
+        self.calls.append(method)
+        off = self._off[name]
         if isinstance(off, Exception):
             raise off
-        return [np.full(3, -1.0 + off, np.float32)]
+        if method == "score_last":
+            return np.full(2, -1.0 + self.after_cache.get(name, off), np.float32)
+        return [np.full(3, -1.0 + off, np.float32)] * 2
 
     def replace(self, member: Any, reason: str) -> None:
         self.replaced[member.name] = reason
 
 
-def check(pool: Any) -> float:
-    learner: Any = SimpleNamespace(score_ema=lambda sequences: [np.full(3, -1.0, np.float32)])
-    return ParityCheck(WeightsConfig(canary_tolerance=0.05), TABLE, learner, pool).check(7)
+def parity(pool: Any, dtype: str = "bfloat16", drift: float = 0.0, **changes: Any) -> ParityCheck:
+    """``drift``: by how much the learner's log-probabilities fall between two checks."""
+    scored: list[int] = []
+
+    def score_ema(sequences: list[list[int]]) -> list[Any]:
+        scored.append(1)
+        return [np.full(3, -1.0 - drift * (len(scored) - 1), np.float32)] * len(sequences)
+
+    learner: Any = SimpleNamespace(score_ema=score_ema)
+    return ParityCheck(WeightsConfig(**changes), dtype, SEQUENCES, learner, pool, LOG)
 
 
-def test_an_engine_that_is_off_is_replaced_and_the_others_are_not():
-    pool = Pool(a=(7, 0.01), b=(7, 0.2))
-    assert check(pool) == pytest.approx(0.2, abs=1e-6)
-    assert list(pool.replaced) == ["b"] and "0.2 nats off" in pool.replaced["b"]
+def test_an_engine_that_is_off_by_more_than_at_the_start_is_replaced_and_the_others_are_not():
+    pool = Pool(a=(0, 0.05), b=(0, -0.04))
+    check = parity(pool)
+    check.calibrate(0)
+    assert not pool.replaced and pool.waited_for == 0
+    pool.set(a=(7, 0.06), b=(7, 0.2))
+    metrics = check.check(7)
+    assert list(pool.replaced) == ["b"]
+    assert "0.2 nats per token off the learner's" in pool.replaced["b"] and "allowed are 0.14" in pool.replaced["b"]
     assert pool.waited_for == 7
+    assert metrics == {
+        "weights/parity_mean_nats": pytest.approx(0.2),
+        "weights/parity_p99_nats": pytest.approx(0.2),
+        "weights/parity_max_nats": pytest.approx(0.2),
+    }
+
+
+def test_an_engine_that_is_wrong_from_the_start_is_replaced_and_calibrates_nothing():
+    pool = Pool(a=(0, 0.5), b=(0, 0.04))
+    check = parity(pool)
+    check.calibrate(0)
+    assert list(pool.replaced) == ["a"] and "allowed are 0.25" in pool.replaced["a"]
+    pool.set(b=(7, 0.04), c=(7, 0.3))
+    check.check(7)
+    assert list(pool.replaced) == ["a", "c"]
+
+
+def test_one_that_joined_later_is_judged_by_the_calibration_of_the_others():
+    pool = Pool(a=(0, 0.01))
+    check = parity(pool)
+    check.calibrate(0)
+    pool.set(a=(7, 0.01), joined=(7, 0.04), wrong=(7, 0.06))
+    check.check(7)
+    assert list(pool.replaced) == ["wrong"] and "allowed are 0.05 " in pool.replaced["wrong"]
+
+
+def test_without_any_calibration_the_ceiling_of_the_dtype_judges():
+    pool = Pool(a=(7, 0.2), b=(7, 0.3))
+    parity(pool).check(7)
+    assert list(pool.replaced) == ["b"]
+
+
+def test_weights_of_the_check_before_are_found_however_little_they_differ():
+    pool = Pool(a=(0, 1e-6), b=(0, 1e-6))
+    check = parity(pool, "float32", drift=3e-5)
+    check.calibrate(0)
+    pool.set(a=(7, 1e-6), b=(7, 1e-6 - 3e-5))
+    check.check(7)
+    assert list(pool.replaced) == ["a"] and "older than it says" in pool.replaced["a"]
+
+
+def test_what_the_prefix_cache_holds_is_asked_for_before_other_scores_fill_it():
+    pool = Pool(a=(0, 0.05), b=(0, 0.05))
+    check = parity(pool)
+    check.calibrate(0)
+    pool.after_cache["b"] = 2.0
+    pool.set(a=(7, 0.05), b=(7, 0.05))
+    metrics = check.check(7)
+    assert pool.calls[-4:] == ["score_last", "score_last", "score", "score"]
+    assert list(pool.replaced) == ["b"] and "prefix cache" in pool.replaced["b"]
+    assert metrics["weights/parity_max_nats"] == pytest.approx(2.0)
 
 
 def test_an_actor_with_other_weights_is_not_judged():
     pool = Pool(a=(8, 5.0), b=(7, 0.0))
-    assert check(pool) == 0.0
+    assert parity(pool).check(7)["weights/parity_mean_nats"] == 0.0
     assert not pool.replaced
 
 
 def test_one_that_died_is_left_to_those_who_await_it():
     pool = Pool(a=(7, WorkerFailure("gone", died=True)), b=(7, 0.01))
-    assert check(pool) == pytest.approx(0.01, abs=1e-6)
+    assert parity(pool).check(7)["weights/parity_mean_nats"] == pytest.approx(0.01, abs=1e-6)
     assert not pool.replaced
+
+
+def test_where_nobody_is_compared_nothing_is_reported():
+    assert parity(Pool(a=(8, 0.0))).check(7) == {}
 
 
 def test_one_that_raises_is_no_silence():
     with pytest.raises(WorkerFailure, match="no such request"):
-        check(Pool(a=(7, WorkerFailure("no such request", died=False))))
+        parity(Pool(a=(7, WorkerFailure("no such request", died=False)))).check(7)
 
 
-def test_few_rows_of_bounded_length_are_scored():
-    seen: list[list[list[int]]] = []
+def test_a_run_without_checks_is_not_calibrated():
+    pool = Pool(a=(0, 0.5))
+    parity(pool, parity_every=0).calibrate(0)
+    assert not pool.calls
 
-    def score(sequences: list[list[int]]) -> list[Any]:
-        seen.append(sequences)
-        return [np.zeros(3, np.float32)]
 
-    learner: Any = SimpleNamespace(score_ema=score)
-    pool: Any = Pool()
-    ParityCheck(WeightsConfig(), TABLE, learner, pool).check(1)
-    assert len(seen[0]) == ROWS and max(map(len, seen[0])) == TOKENS
-    assert seen[0][0] == [1, 3, 4, 3, 4, 5, 6]
+def table(*responses: int) -> TokenTable:
+    return TokenTable.from_rows([([1, 3, 4], list(range(3, 3 + n))) for n in responses])
+
+
+def test_the_first_rows_are_compared_until_they_have_enough_tokens():
+    rows = choose_sequences(table(4, 9, 400, 7, *[300] * 9), longest=512)
+    assert [len(row) for row in rows] == [7, 12, ROW_TOKENS, 10, *[ROW_TOKENS] * 3]
+    assert sum(map(len, rows)) >= TOKENS
+    assert rows[0] == [1, 3, 4, 3, 4, 5, 6]
+
+
+def test_few_rows_are_compared_and_none_is_longer_than_an_engine_takes():
+    rows = choose_sequences(table(*[40] * 50), longest=31)
+    assert len(rows) == ROWS and {len(row) for row in rows} == {31}
 
 
 @pytest.mark.parametrize(("every", "publish_every", "due"), [(0, 1, []), (3, 1, [3, 6]), (2, 2, [4, 8])])
 def test_every_so_many_publications_are_checked(every: int, publish_every: int, due: list[int]):
-    config = WeightsConfig(canary_every=every, publish_every=publish_every, max_staleness=1)
+    config = WeightsConfig(parity_every=every, publish_every=publish_every, max_staleness=1)
     nothing: Any = FakeCalls()
-    check = ParityCheck(config, TABLE, nothing, nothing)
+    check = ParityCheck(config, "float32", SEQUENCES, nothing, nothing, LOG)
     published = range(publish_every, 9, publish_every)
     assert [step for step in published if check.due(step)] == due

@@ -8,10 +8,11 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
+from learner.model.adapters import is_adapter
 from learner.model.forward import causal_model
 from learner.zero.ema import Ema
 from learner.zero.shards import Shards, gathered
-from learner.zero.weights import is_adapter, named_weights
+from learner.zero.weights import named_weights
 
 
 def export(folder: Path, module: nn.Module, shards: Shards, ema: Ema) -> None:
@@ -29,7 +30,8 @@ def _write(folder: Path, module: nn.Module, zero_stage: int) -> None:
         if writes:
             weights[name] = tensor.detach().to("cpu", copy=True)
     if writes:
-        causal_model(module).save_pretrained(folder, state_dict=weights)
+        # The weights are in the checkpoint's format already.
+        causal_model(module).save_pretrained(folder, state_dict=weights, save_original_format=False)
     if hasattr(module, "peft_config"):
         adapters = [p for name, p in module.named_parameters() if is_adapter(name)]
         adapted: Any = module

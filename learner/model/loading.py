@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from contracts.errors import UserError, first_line
 from learner.config import ModelConfig
+from learner.model.adapters import validate_mergeable
 from learner.model.packing import PackedBatch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -122,7 +123,7 @@ def _with_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
         # Checkpointed blocks see no trainable input otherwise: the embedding is frozen.
         model.enable_input_require_grads()
     try:
-        return get_peft_model(
+        adapted = get_peft_model(
             model,
             LoraConfig(
                 r=lora.rank,
@@ -135,3 +136,5 @@ def _with_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
         )
     except ValueError as error:
         raise UserError(f"model.lora.target_modules {lora.target_modules}: {first_line(error)}") from error
+    validate_mergeable(adapted)
+    return adapted

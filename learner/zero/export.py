@@ -11,10 +11,11 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from learner.model.adapters import is_adapter
 from learner.model.forward import causal_model
 from learner.zero.ema import Ema
 from learner.zero.shards import Shards, gathered
-from learner.zero.weights import is_adapter, named_weights
+from learner.zero.weights import named_weights
 
 
 def export(folder: Path, module: nn.Module, shards: Shards, ema: Ema, ends: Sequence[int]) -> None:
@@ -46,20 +47,20 @@ def _write(folder: Path, module: nn.Module, zero_stage: int, ends: Sequence[int]
 
 
 def save_model(folder: Path, model: PreTrainedModel, weights: dict[str, Any], ends: Sequence[int]) -> None:
-    """The model with ``weights``, and a generation_config that stops where the model was trained to stop.
+    """The model with ``weights``, which have the names and shapes of a checkpoint already, and a generation_config that stops where the model was trained to stop.
 
     transformers rejects on saving what it accepts on loading: a generation_config with a temperature and without
     ``do_sample``, as Llama 2 and others come with. So that file is written here, with all that the start's has.
     """
     settings: GenerationConfig | None = getattr(model, "generation_config", None)
     if settings is None:
-        model.save_pretrained(folder, state_dict=weights)
+        model.save_pretrained(folder, state_dict=weights, save_original_format=False)
         return
     if ends:
         settings.eos_token_id = ends[0] if len(ends) == 1 else list(ends)
     model.generation_config = GenerationConfig()
     try:
-        model.save_pretrained(folder, state_dict=weights)
+        model.save_pretrained(folder, state_dict=weights, save_original_format=False)
     finally:
         model.generation_config = settings
     settings.to_json_file(folder / GENERATION_CONFIG_NAME, keys_to_pop=["compile_config"])

@@ -4,43 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain, groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from learner.model.adapters import adapters_by_weight, base_name, is_adapter, merged
+from learner.model.checkpoint_names import NamedTensors, to_checkpoint, validate_layerwise
+from learner.model.forward import causal_model
 from learner.zero.shards import gathered
 
 WeightMetadata = tuple[str, torch.dtype, tuple[int, ...]]
 """(name, dtype, shape) of one weight."""
 
-PEFT_PREFIX = "base_model.model."
-
 
 def metadata(module: nn.Module) -> list[WeightMetadata]:
     """What ``named_layers`` yields, without gathering anything."""
+    model = causal_model(module)
     return [
-        (checkpoint_name(name), parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
-        for name, parameter in module.named_parameters()
-        if not is_adapter(name)
+        (name, tensor.dtype, tuple(tensor.shape))
+        for layer in _shapes(module)
+        for name, tensor in to_checkpoint(model, layer)
     ]
 
 
-def named_layers(module: nn.Module, zero_stage: int) -> Iterator[list[tuple[str, Tensor]]]:
+def validate_publishable(module: nn.Module) -> None:
+    """Raises:
+    UserError: the module's weights can't be brought to their checkpoint names layer by layer.
+    """
+    validate_layerwise(causal_model(module), list(_shapes(module)))
+
+
+def named_layers(module: nn.Module, zero_stage: int) -> Iterator[NamedTensors]:
     """(checkpoint name, whole tensor) of every weight, tied ones once, adapters merged, layer by layer.
 
     A collective under ZeRO 3: all ranks iterate to the end. A layer is valid until the next one is asked for; never
     more than one is gathered at a time.
     """
-    adapters = _adapters(module)
-    for _, members in groupby(module.named_parameters(), key=lambda item: _layer_of(item[0])):
-        layer = list(members)
-        with gathered([parameter for _, parameter in layer], zero_stage):
-            yield [
-                (checkpoint_name(name), _merged(parameter.data, adapters[name]) if name in adapters else parameter.data)
-                for name, parameter in layer
+    model, adapters = causal_model(module), adapters_by_weight(module)
+    for layer in _layers(module):
+        with gathered([tensor for _, tensor in layer if isinstance(tensor, nn.Parameter)], zero_stage):
+            whole = [
+                (base_name(name), merged(tensor.data, adapters[name]) if name in adapters else tensor.data)
+                for name, tensor in layer
                 if not is_adapter(name)
             ]
+            yield to_checkpoint(model, whole)
 
 
 def named_weights(module: nn.Module, zero_stage: int) -> Iterator[tuple[str, Tensor]]:
@@ -48,13 +56,27 @@ def named_weights(module: nn.Module, zero_stage: int) -> Iterator[tuple[str, Ten
     return chain.from_iterable(named_layers(module, zero_stage))
 
 
-def checkpoint_name(name: str) -> str:
-    """The name that the weight has in a Hugging Face checkpoint."""
-    return name.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
+def _layers(module: nn.Module) -> Iterator[NamedTensors]:
+    """What a checkpoint holds, by its names in ``module``, tied weights once: parameters and some models' buffers
+    (the biases that balance DeepSeek-V3's experts)."""
+    seen: set[int] = set()
+    once: NamedTensors = []
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            once.append((name, tensor))
+    for _, members in groupby(once, key=lambda item: _layer_of(item[0])):
+        yield list(members)
 
 
-def is_adapter(name: str) -> bool:
-    return ".lora_" in name
+def _shapes(module: nn.Module) -> Iterator[NamedTensors]:
+    """``_layers`` without adapters, under the model's own names, on torch's meta device."""
+    for layer in _layers(module):
+        yield [
+            (base_name(name), torch.empty(getattr(tensor, "ds_shape", tensor.shape), dtype=tensor.dtype, device="meta"))
+            for name, tensor in layer
+            if not is_adapter(name)
+        ]
 
 
 def _layer_of(name: str) -> str:
@@ -65,22 +87,3 @@ def _layer_of(name: str) -> str:
         if part.isdigit() or part == "base_layer" or part.startswith("lora_"):
             return ".".join(parts[: i + part.isdigit()])
     return name
-
-
-def _adapters(module: nn.Module) -> dict[str, Any]:
-    """Name of each adapted base weight -> its LoRA layer."""
-    return {
-        f"{name}.base_layer.weight": layer
-        for name, layer in module.named_modules()
-        if hasattr(layer, "lora_A") and hasattr(layer, "base_layer")
-    }
-
-
-@torch.no_grad()
-def _merged(weight: Tensor, layer: Any) -> Tensor:
-    """W + alpha / r * B A, in fp32 and rounded once."""
-    merged = weight.float()
-    for key in layer.active_adapters:
-        delta = layer.lora_B[key].weight.float() @ layer.lora_A[key].weight.float()
-        merged = merged + layer.scaling[key] * delta
-    return merged.to(weight.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from contracts.errors import UserError
 
@@ -37,7 +38,7 @@ def write_model(folder: Path) -> None:
     assert spec is not None and spec.submodule_search_locations
     source = Path(spec.submodule_search_locations[0])
     (weights,) = source.glob("*.gguf")
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=weights.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=weights.name, dtype=torch.float32)
     # transformers takes an unpacked model for a quantized one, which it can't save.
     model.hf_quantizer, model.is_quantized = None, False
     del model.config.quantization_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -123,8 +123,8 @@ class ParityCheck:
         for member, theirs in scores:
             yield member, evidence(ours, theirs, last_of[member.name], previous)
 
-    def _answers(self, calls: list[tuple[Member, Call]]) -> list[tuple[Member, Scores]]:
-        answers = []
+    def _answers(self, calls: list[tuple[Member, Call]]) -> list[tuple[Member, Any]]:
+        answers: list[tuple[Member, Any]] = []
         for member, call in calls:
             try:
                 answers.append((member, self._pool.answer(call)))

@@ -72,9 +72,9 @@ class Run:
         self.sender = start_sender(folder, "shm", dtype)
         self.actor = start_actor("a", folder, "shm", GREEDY, kind=Forgetful, dtype=dtype)
         ray.get([self.sender.retarget.remote({"a": self.actor}), self.actor.ready.remote()])
-        self.pool: Any = Pool(Member(Worker("a", self.actor)))
-        log = logging.getLogger(__name__)
-        self.parity = ParityCheck(WeightsConfig(), dtype, sequences, self, self.pool, log)
+        pool: Any = Pool(Member(Worker("a", self.actor)))
+        self.pool = pool
+        self.parity = ParityCheck(WeightsConfig(), dtype, sequences, self, pool, logging.getLogger(__name__))
 
     def score_ema(self, sequences: list[list[int]]) -> Scores:
         scores: Scores = ray.get(self.sender.score.remote(sequences))

@@ -150,7 +150,8 @@ def test_pairs_over_the_limit_are_cut_around_their_segment():
 
 def test_no_more_tokens_are_computed_than_the_limit_says():
     rng = np.random.default_rng(0)
-    long = PreferencePair(*(rng.integers(3, 128, n).astype(np.int32) for n in (3000, 2000)), 900, 1000, _TOKEN, True)
+    prompt, chosen = (rng.integers(3, 128, n).astype(np.int32) for n in (3000, 2000))
+    long = PreferencePair(prompt, chosen, 900, 1000, _TOKEN, True)
     for pair in choose_pairs([long, long], longest_half(build().config)):
         assert len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) <= 1024
 

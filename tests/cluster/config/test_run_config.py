@@ -187,8 +187,8 @@ def test_a_wrong_value_is_named_with_its_dotted_key_and_what_would_be_right(
         ),
         (
             ["model.add_tokens=[<|x|>]"],
-            'model.add_tokens ["<|x|>"]: engines start from a model that has them: run `sapo sft` with them first, start '
-            "from its result",
+            'model.add_tokens ["<|x|>"]: engines start from a model that has them: run `sapo sft` with them first, '
+            "start from its result",
         ),
         (
             ["model.add_tokens=[<|x|>]", "model.lora={}"],

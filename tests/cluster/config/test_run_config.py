@@ -60,6 +60,19 @@ def test_the_papers_recipes_have_the_papers_figures() -> None:
     assert (c.optimizer.schedule, c.optimizer.warmup_steps) == ("inverse_sqrt", 100)
 
 
+def test_llama_3_gets_the_chat_tokens_that_its_template_writes() -> None:
+    start = load_config(CONFIGS / "llama-3-8b-sft.yaml")
+    assert start.data.chat_template is not None
+    template = (REPOSITORY / start.data.chat_template).read_text()
+    assert start.model.add_tokens == ("<|im_start|>", "<|im_end|>")
+    assert all(token in template for token in start.model.add_tokens)
+    for stem, run in (("llama-3-8b-dpo", "llama-3-8b-sft"), ("llama-3-8b-orpo", "llama-3-8b-chatml")):
+        text = (CONFIGS / f"{stem}.yaml").read_text()
+        model = load_config(CONFIGS / f"{stem}.yaml").model
+        assert model.path.startswith(f"runs/{run}/checkpoints/step-")
+        assert f"sapo sft configs/llama-3-8b-sft.yaml{'' if run.endswith('sft') else f' name={run}'}" in text
+
+
 @pytest.mark.parametrize("stem", ["spin", "demo-spin"])
 def test_spin_freezes_the_previous_policy_as_writer_and_reference(stem: str) -> None:
     c = load_config(CONFIGS / f"{stem}.yaml")
@@ -184,6 +197,16 @@ def test_a_wrong_value_is_named_with_its_dotted_key_and_what_would_be_right(
             ["model.from_scratch=true"],
             "model.from_scratch true: method sapo starts from a trained model: train one with `sapo sft`",
         ),
+        (
+            ["model.add_tokens=[<|x|>]"],
+            'model.add_tokens ["<|x|>"]: engines start from a model that has them: run `sapo sft` with them first, '
+            "start from its result",
+        ),
+        (
+            ["model.add_tokens=[<|x|>]", "model.lora={}"],
+            "model.add_tokens ['<|x|>']: adapters leave their embeddings untrained: set model.lora null",
+        ),
+        (["model.add_tokens=[' ']"], "model.add_tokens [' ']: a token is empty; each needs a text of its own"),
         (["buffer.capacity=16"], "buffer.capacity 16: must hold a batch: at least learner.batch_size 32"),
         (
             ["buffer.capacity=64", "buffer.inserts_per_step=128"],
@@ -244,7 +267,7 @@ def test_what_goes_together_is_accepted(smallest: Path, overrides: list[str]) ->
 
 def test_all_wrong_keys_are_named_a_misspelt_one_first(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("model: {pth: m}\nlearner: {steps: 0}\n")
+    path.write_text("model: {pth: m}\nlearner: {steps: -1}\n")
     assert rejection(path) == (
         "model.pth: unknown key; did you mean model.path? (also wrong: model.path, data, learner.steps)"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +108,28 @@ def test_a_model_without_weights_is_rejected_in_one_line(tmp_path: Path) -> None
         evaluate(str(tmp_path / "empty"), prompts, CHECK, samples=1, temperature=1.0)
     assert str(caught.value).startswith(f"model {tmp_path / 'empty'}: vLLM can't load it: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_an_answer_ends_at_what_the_generation_config_lists(
+    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(demo_model)
+    tokenizer = load_tokenizer(ModelConfig(path=demo_model))
+    prompts = prompts_file(tmp_path, {"messages": [USER, ANSWER]})
+    ids = torch.tensor([question_ids(read_questions(prompts)[0], tokenizer)])
+    said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)[0]
+    words = said[ids.shape[1] :].tolist()
+    assert 2 not in words
+
+    shutil.copytree(demo_model, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, words[-1]]}))
+    (tmp_path / "lengths.py").write_text("def length(prompt, response):\n    return len(response.split())\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = evaluate(str(tmp_path / "model"), prompts, "lengths:length", samples=1, temperature=1.0, max_tokens=6)
+    before = str(tokenizer.decode(words[: words.index(words[-1])], skip_special_tokens=True))
+    assert result.greedy.mean == len(before.split()), "the end is no part of the answer"

@@ -69,3 +69,28 @@ def test_sequences_longer_than_the_positions_are_rejected(tiny_llama):
     validate_length(tiny_llama, config, 1024)
     with pytest.raises(UserError, match=r"data.max_length 1025: .* max_position_embeddings 1024"):
         validate_length(tiny_llama, config, 1025)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_are_enlarged_around_their_mean_and_the_same_on_every_rank(tied, tiny_llama, tiny_llama_tied):
+    path = tiny_llama_tied if tied else tiny_llama
+    config = ModelConfig(path=path, dtype="float32")
+    old, new, again = load_model(config, 3), load_model(config, 3, 130), load_model(config, 3, 130)
+    assert new.config.vocab_size == 192, "in whole blocks of 64"
+    assert (new.get_output_embeddings().weight is new.get_input_embeddings().weight) == tied
+    for layer in ("get_input_embeddings", "get_output_embeddings"):
+        before, after = getattr(old, layer)().weight, getattr(new, layer)().weight
+        assert after.shape == (192, 64)
+        assert torch.equal(after[:128], before)
+        assert torch.equal(after, getattr(again, layer)().weight)
+        spread = (after[128:] - before.mean(0)) / before.std(0)
+        assert 0.005 < spread.std() < 0.015
+        assert spread.abs().max() < 0.06
+    assert all(torch.equal(p, q) for (n, p), q in zip(new.named_parameters(), again.parameters(), strict=True))
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.allclose(new(ids).logits[..., :128], old(ids).logits, atol=1e-6)
+
+
+def test_an_embedding_that_is_large_enough_is_kept(tiny_llama):
+    assert load_model(ModelConfig(path=tiny_llama), 0, 100).config.vocab_size == 128
+    assert load_model(ModelConfig(path=tiny_llama), 0, 128).config.vocab_size == 128

@@ -103,6 +103,4 @@ def build(name: str) -> PreTrainedModel:
     return model
 
 
-ARCHITECTURES = (
-    "llama",
-)
+ARCHITECTURES = ("llama",)

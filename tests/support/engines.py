@@ -34,9 +34,7 @@ cache when they are asked for again."""
 class Sender:
     """A learner rank's end of the transfer: a transformers model whose weights change by version."""
 
-    def __init__(
-        self, folder: str, backend: Backend, workers_per_engine: int = 1, dtype: str = "float32"
-    ) -> None:
+    def __init__(self, folder: str, backend: Backend, workers_per_engine: int = 1, dtype: str = "float32") -> None:
         from transformers import AutoModelForCausalLM
 
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from io import StringIO
 from typing import Any
 
 import torch
@@ -21,6 +20,9 @@ from learner.model.forward import score, token_scores
 from learner.model.packing import PackedBatch
 from learner.zero.determinism import use_deterministic_kernels
 from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer
+
+SHARED_MEMORY_COLLECTIVE = "deepspeed_shm_comm"
+"""DeepSpeed's name of the operator."""
 
 
 class Scorer(nn.Module):
@@ -83,19 +85,20 @@ def join_group(
         torch.set_num_threads(learner.threads_per_rank)
     import deepspeed
 
+    # Compiled at first use for one or two minutes, and again after many a change around it. Only inference calls it.
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_COLLECTIVE] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that torch has renamed: a warning for each of them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    with redirect_stdout(StringIO()):  # it prints that it has built its shared-memory collective
-        deepspeed.init_distributed(
-            dist_backend="nccl" if gpu else "gloo",
-            auto_mpi_discovery=False,
-            verbose=False,
-            rank=rank,
-            world_size=world_size,
-            init_method=f"tcp://{master_address}:{master_port}",
-            timeout=timedelta(seconds=learner.collective_timeout_s),
-        )
+    deepspeed.init_distributed(
+        dist_backend="nccl" if gpu else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        rank=rank,
+        world_size=world_size,
+        init_method=f"tcp://{master_address}:{master_port}",
+        timeout=timedelta(seconds=learner.collective_timeout_s),
+    )
     return torch.device("cuda", 0) if gpu else torch.device("cpu")
 
 

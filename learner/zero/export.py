@@ -47,8 +47,8 @@ def _write(folder: Path, module: nn.Module, zero_stage: int, ends: Sequence[int]
 
 
 def save_model(folder: Path, model: PreTrainedModel, weights: dict[str, Any], ends: Sequence[int]) -> None:
-    """The model with ``weights``, which have a checkpoint's names and shapes already, and a generation_config that stops
-    where the model was trained to stop.
+    """The model with ``weights``, which have a checkpoint's names and shapes already, and a generation_config that
+    stops where the model was trained to stop.
 
     transformers rejects on saving what it accepts on loading: a generation_config with a temperature and without
     ``do_sample``, as Llama 2 and others come with. So that file is written here, with all that the start's has.

@@ -34,6 +34,25 @@ def test_every_group_has_the_limit_deepspeeds_own_too(tiny_llama: str, tmp_path:
         assert set(answers) == {"True"}
 
 
+def meet(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
+    from deepspeed.comm import comm
+
+    from learner.messages import RankSpec
+    from learner.rank import LearnerRank
+
+    LearnerRank(rank, world, RankSpec(**parts)).rendezvous("127.0.0.1", port)
+    (Path(out) / f"{rank}.txt").write_text(str(comm.cdb.shm_comm_op))
+
+
+@pytest.mark.slow
+def test_a_group_meets_without_compiling_anything(tiny_llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiled = tmp_path / "compiled"
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
+    in_group(2, meet, sections(tiny_llama), str(tmp_path))
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["None", "None"]
+    assert not compiled.exists()
+
+
 def be_rejected(rank: int, world: int, port: int, parts: dict[str, Any]) -> None:
     from contracts.errors import UserError
 

@@ -31,7 +31,7 @@ from learner.zero.export import export
 from learner.zero.optim import effective_zero_stage, schedule
 from learner.zero.shards import Shards
 from learner.zero.weight_sink import WeightSink
-from learner.zero.weights import metadata, named_layers
+from learner.zero.weights import metadata, named_layers, validate_publishable
 
 
 class LearnerRank:
@@ -78,6 +78,7 @@ class LearnerRank:
         """
         spec, learner, objective = self._spec, self._spec.learner, self._objective
         self.module = load_model(spec.model, spec.seed)
+        validate_publishable(self.module)
         causal = causal_model(self.module)
         validate_length(spec.model.path, causal.config, spec.max_length)
         choice = choose_forward(causal.config, learner.forward)

@@ -18,11 +18,11 @@ from actors.token_table import TokenTable
 from cluster.weights.messages import Ack
 from cluster.weights.publisher_spec import PublisherSpec
 from learner.zero.weights import metadata, named_layers
-from support import models
+from support import architectures, models
 from support.models import token_logps
 
 # Ray's workers do not have the folder of the tests on their path.
-for _module in (models, sys.modules[__name__]):
+for _module in (architectures, models, sys.modules[__name__]):
     cloudpickle.register_pickle_by_value(_module)
 
 MAX_LENGTH = 512
@@ -35,10 +35,14 @@ class Sender:
     """A learner rank's end of the transfer: a transformers model whose weights change by version."""
 
     def __init__(self, folder: str, backend: Backend) -> None:
+        self.open(folder)
+        self._publisher = PublisherSpec(backend, timeout_s=60.0).build()
+
+    def open(self, folder: str) -> None:
+        """Go on with another model."""
         from transformers import AutoModelForCausalLM
 
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self._publisher = PublisherSpec(backend, timeout_s=60.0).build()
 
     def stage(self, version: int, damaged: bool = False) -> None:
         """Other weights for every version, as different as a few hundred steps make them."""

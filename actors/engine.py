@@ -44,7 +44,7 @@ class SegmentEngine:
                 if not config.packed_weights:
                     _keep_linear_weights_unpacked()
                 self._engine = InProcessEngine(EngineArgs(**arguments))
-        except (ValueError, TypeError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, KeyError, AttributeError, AssertionError, TypeError) as error:
             raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {first_line(error)}") from error
 
     async def complete(self, context: TokenIds, max_tokens: int, seed: int, request: str) -> Completion:
@@ -125,6 +125,7 @@ class SegmentEngine:
         """Close the update, label the weights, go on generating.
 
         Raises:
+            UserError: vLLM's model does not take the weights of this architecture.
             RuntimeError: weights do not have the ``digests`` that they were sent with. The engine stays frozen.
         """
         damaged: list[str] = []
@@ -133,6 +134,7 @@ class SegmentEngine:
                 damaged += names
         await self._engine.finish_weight_update(weight_version=str(version))
         self._updating = False
+        await self._validate_accepted()
         if damaged:
             raise RuntimeError(f"weights: {len(damaged)} arrived damaged, the first is {damaged[0]}")
         await self._engine.resume_generation()
@@ -141,11 +143,22 @@ class SegmentEngine:
         await self._engine.init_weight_transfer_engine(request)
 
     async def update(self, request: Any) -> None:
+        """Load weights, all or some.
+
+        Raises:
+            UserError: vLLM's model can't load the weights of this architecture.
+        """
         try:
             await self._engine.update_weights(request)
         except Exception:
             self._updating = False  # vLLM has closed the update
+            await self._validate_accepted()
             raise
+
+    async def _validate_accepted(self) -> None:
+        from actors.weights.acceptance import Acceptance, validate_accepted
+
+        validate_accepted([Acceptance(**found) for found in await self._engine.collective_rpc("weights_acceptance")])
 
     async def sleep(self) -> None:
         """Give the GPU's memory back; the weights are sent again before the engine wakes up to work."""

@@ -31,7 +31,7 @@ from learner.zero.export import export
 from learner.zero.optim import effective_zero_stage, schedule
 from learner.zero.shards import Shards
 from learner.zero.weight_sink import WeightSink
-from learner.zero.weights import metadata, named_layers
+from learner.zero.weights import metadata, named_layers, validate_publishable
 
 
 class LearnerRank:
@@ -86,6 +86,7 @@ class LearnerRank:
             UserError: the forward or the length that is asked for does not fit the model.
         """
         spec, learner, objective = self._spec, self._spec.learner, self._objective
+        validate_publishable(self.module)
         causal = causal_model(self.module)
         validate_length(spec.model.path, causal.config, spec.max_length)
         choice = choose_forward(causal.config, learner.forward)

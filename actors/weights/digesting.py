@@ -14,6 +14,7 @@ from torch import Tensor
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
+from actors.weights.acceptance import Acceptance, LoadWatch
 from actors.weights.digest import digest
 
 
@@ -23,13 +24,22 @@ class Digesting:
     model: Any
     device: torch.device
 
+    acceptance = Acceptance()
+    """Of the last publication."""
+
     def start_weight_update(self) -> None:
         self._found: dict[str, Tensor] = {}
         super().start_weight_update()  # type: ignore[misc]
+        self._watch = LoadWatch(self.model)
+        self.acceptance = self._watch.acceptance
+
+    def finish_weight_update(self) -> None:
+        self._watch.close()
+        super().finish_weight_update()  # type: ignore[misc]
 
     def receive_weights(self, update_info: Any) -> None:
         model = self.model
-        self.model = SimpleNamespace(load_weights=lambda weights: model.load_weights(self._noted(weights)))
+        self.model = SimpleNamespace(load_weights=lambda weights: self._watch.load(self._noted(weights)))
         try:
             super().receive_weights(update_info)  # type: ignore[misc]
         finally:

@@ -6,7 +6,7 @@ its own ``nccl`` and ``ipc`` with digests (actors/weights/digesting.py) under na
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTr
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from actors.engine_options import receiver_of
+from actors.weights.acceptance import Acceptance, LoadWatch
 from actors.weights.direct_load import DirectLoad
 from actors.weights.gloo import broadcast, gloo_group
 from actors.weights.wire import StagedUpdate
@@ -40,11 +41,16 @@ class GlooRendezvous(WeightTransferInitInfo):
 class StagedReceiver(WeightTransferEngine):
     """Loads a publication given as one run of bytes. Subclasses say how the bytes arrive."""
 
+    acceptance = Acceptance()
+    """Of the last publication that went through vLLM's reload."""
     _direct_load: DirectLoad | None = None
     """How to load without vLLM's reload; None until it has proved right, and where it does not know the model."""
     _tried = False
     _reloading: dict[str, Tensor] | None = None
     """The weights that vLLM's reload is loading."""
+    _watch: LoadWatch | None = None
+    _expert_kernels: dict[Any, Any]
+    """By the method of their layer, from the time before the reload."""
 
     def start_weight_update(self) -> None:
         pass
@@ -55,7 +61,10 @@ class StagedReceiver(WeightTransferEngine):
         published, self._reloading = self._reloading, None
         if published is None:
             return
+        assert self._watch is not None
+        self._watch.close()
         finalize_layerwise_reload(self.model, self.model_config)
+        self._restore_expert_kernels()
         self._repack_tied_head()
         if self.device.type == "cpu" and not self._tried:
             self._tried = True
@@ -83,10 +92,13 @@ class StagedReceiver(WeightTransferEngine):
             return
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
+        if self.device.type == "cpu":
+            self._forget_expert_kernels()
         # load_weights alone fails on CPU: linears are packed after loading.
         initialize_layerwise_reload(self.model)
-        self._reloading = published
-        self.model.load_weights((name, tensor.to(self.device)) for name, tensor in published.items())
+        self._reloading, self._watch = published, LoadWatch(self.model)
+        self.acceptance = self._watch.acceptance
+        self._watch.load((name, tensor.to(self.device)) for name, tensor in published.items())
 
     def _bytes(self, update: StagedUpdate) -> Tensor:
         """uint8 [update.size]"""
@@ -98,6 +110,23 @@ class StagedReceiver(WeightTransferEngine):
         tied = getattr(self.model_config.hf_config, "tie_word_embeddings", False)
         if self.device.type == "cpu" and tied and head is not None and hasattr(head, "quant_method"):
             head.quant_method.process_weights_after_loading(head)
+
+    def _forget_expert_kernels(self) -> None:
+        """vLLM packs stacked experts on CPU when it makes their kernel, and not again for an update: have it made anew,
+        or the kernel computes with weights that are not packed."""
+        from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+        methods = [getattr(layer, "quant_method", None) for layer in self.model.modules()]
+        experts = [method for method in methods if isinstance(method, UnquantizedFusedMoEMethod)]
+        self._expert_kernels = {method: method.moe_kernel for method in experts}
+        for method in experts:
+            method.moe_kernel = None
+
+    def _restore_expert_kernels(self) -> None:
+        """Of layers that the reload has not come to."""
+        for method, kernel in self._expert_kernels.items():
+            method.moe_kernel = method.moe_kernel or kernel
+        self._expert_kernels = {}
 
     def shutdown(self) -> None:
         pass
@@ -146,6 +175,10 @@ class WeightReceiver:
     """Named as ``worker_extension_cls``; its import is what registers the backends."""
 
     weight_transfer_engine: Any
+
+    def weights_acceptance(self) -> dict[str, Any]:
+        """``Acceptance`` of the last update that went through vLLM's reload, as plain data."""
+        return asdict(self.weight_transfer_engine.acceptance)
 
     def damaged_weights(self, expected: dict[str, int]) -> list[str]:
         """Names of the weights of this update that do not have the digests that they were sent with."""

@@ -9,7 +9,7 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster.weights.staging import StagedVersions
-from contracts.errors import last_line
+from contracts.errors import UserError, last_line
 
 ALIVE_S = 30.0
 """Longest wait for a sign of life."""
@@ -78,6 +78,10 @@ class ActorsClient:
         self._wait({name: actor.replace_weights.remote(request, version) for name, actor in self.actors.items()})
 
     def _wait(self, calls: dict[str, ray.ObjectRef], timeout_s: float | None = None) -> None:
+        """Raises:
+        UserError: the engines do not take the weights of this architecture.
+        TransferFailed: any other failure of an actor.
+        """
         timeout_s = timeout_s or self.timeout_s
         ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
         for name, call in calls.items():
@@ -87,4 +91,6 @@ class ActorsClient:
                 raise TransferFailed(name, f"no answer within {timeout_s:g} s") from error
             except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
                 cause = getattr(error, "cause", None) or error
+                if isinstance(cause, UserError):
+                    raise cause from error  # no other actor and no second attempt would do better
                 raise TransferFailed(name, last_line(cause)) from error

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
 WINDOW = 32
 MIXED = ["sliding_attention", "full_attention"]
-EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+ROUTED: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 WITHOUT_HEAD_DIM = {name: value for name, value in LLAMA.items() if name != "head_dim"}
-FOUR_HEADS = LLAMA | {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def _configs() -> dict[str, Callable[[], PreTrainedConfig]]:
@@ -54,8 +53,8 @@ def _configs() -> dict[str, Callable[[], PreTrainedConfig]]:
             init_std=0.08,
         ),
         "mixtral": lambda: tf.MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=2),
-        "qwen2_moe": lambda: tf.Qwen2MoeConfig(**WITHOUT_HEAD_DIM, **EXPERTS, shared_expert_intermediate_size=64),
-        "qwen3_moe": lambda: tf.Qwen3MoeConfig(**LLAMA, **EXPERTS, norm_topk_prob=True),
+        "qwen2_moe": lambda: tf.Qwen2MoeConfig(**WITHOUT_HEAD_DIM, **ROUTED, shared_expert_intermediate_size=64),
+        "qwen3_moe": lambda: tf.Qwen3MoeConfig(**LLAMA, **ROUTED, norm_topk_prob=True),
         "olmoe": lambda: tf.OlmoeConfig(**WITHOUT_HEAD_DIM, num_experts=4, num_experts_per_tok=2),
         "granite_moe": lambda: tf.GraniteMoeConfig(**WITHOUT_HEAD_DIM, num_local_experts=4, num_experts_per_tok=2),
         "glm4_moe": lambda: tf.Glm4MoeConfig(
@@ -77,10 +76,11 @@ def _configs() -> dict[str, Callable[[], PreTrainedConfig]]:
             topk_group=1,
             first_k_dense_replace=1,
             q_lora_rank=32,
-            kv_lora_rank=32,
-            qk_rope_head_dim=32,
+            kv_lora_rank=512,
+            qk_rope_head_dim=64,
             qk_nope_head_dim=32,
             v_head_dim=32,
+            topk_method="noaux_tc",
         ),
     }
 
@@ -103,4 +103,27 @@ def build(name: str) -> PreTrainedModel:
     return model
 
 
-ARCHITECTURES = ("llama",)
+DENSE = (
+    "llama",
+    "llama_tied",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "olmo2",
+    "olmo3",
+    "granite",
+    "starcoder2",
+    "cohere",
+    "smollm3",
+    "stablelm",
+    "opt",
+)
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granite_moe", "glm4_moe", "deepseek_v3")
+REFUSED = {"gpt_oss": "GptOssForCausalLM does not load"}
+"""Architecture -> what the refusal says."""
+ALL = (*DENSE, *EXPERTS, *REFUSED)

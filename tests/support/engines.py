@@ -18,11 +18,11 @@ from actors.token_table import TokenTable
 from cluster.weights.messages import Ack
 from cluster.weights.publisher_spec import PublisherSpec
 from learner.zero.weights import metadata, named_layers
-from support import models
+from support import architectures, models
 from support.models import token_logps
 
 # Ray's workers do not have the folder of the tests on their path.
-for _module in (models, sys.modules[__name__]):
+for _module in (architectures, models, sys.modules[__name__]):
     cloudpickle.register_pickle_by_value(_module)
 
 MAX_LENGTH = 512
@@ -35,10 +35,15 @@ class Sender:
     """A learner rank's end of the transfer: a transformers model whose weights change by version."""
 
     def __init__(self, folder: str, backend: Backend, workers_per_engine: int = 1, dtype: str = "float32") -> None:
+        self._dtype = dtype
+        self.open(folder)
+        self._publisher = PublisherSpec(backend, 60.0, workers_per_engine).build()
+
+    def open(self, folder: str) -> None:
+        """Go on with another model."""
         from transformers import AutoModelForCausalLM
 
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-        self._publisher = PublisherSpec(backend, 60.0, workers_per_engine).build()
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, self._dtype))
 
     def stage(self, version: int, damaged: bool = False) -> None:
         """Other weights for every version, as different as a few hundred steps make them."""

@@ -30,6 +30,6 @@ def test_the_model_says_what_a_language_model_says(smollm2):
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         likeliest = int(model(ids).logits[0, -1].argmax())
-    assert tokenizer.decode([likeliest]).strip() == "Paris"
+    assert str(tokenizer.decode([likeliest])).strip() == "Paris"
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
-    assert tokenizer.apply_chat_template(turns, tokenize=False).endswith(f"Hi{tokenizer.eos_token}\n")
+    assert str(tokenizer.apply_chat_template(turns, tokenize=False)).endswith(f"Hi{tokenizer.eos_token}\n")

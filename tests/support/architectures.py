@@ -17,9 +17,11 @@ WITHOUT_HEAD_DIM = {name: value for name, value in LLAMA.items() if name != "hea
 
 
 def _configs() -> dict[str, Callable[[], PreTrainedConfig]]:
-    import transformers as tf
+    import transformers
 
-    windowed = {"sliding_window": WINDOW, "layer_types": MIXED}
+    tf: Any = transformers  # its configs do not declare every field that they take
+
+    windowed: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": MIXED}
     return {
         "llama": lambda: tf.LlamaConfig(**LLAMA),
         "llama_tied": lambda: tf.LlamaConfig(**LLAMA, tie_word_embeddings=True),

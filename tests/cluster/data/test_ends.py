@@ -116,7 +116,7 @@ def test_added_tokens_make_a_base_model_close_its_turns(tmp_path: Path) -> None:
     base = write_tokenizer(tmp_path / "base", STYLES["chatml as plain text"])
     first_new = vocabulary_size(load_tokenizer(ModelConfig(path=base)))
     tokenizer = load_tokenizer(ModelConfig(path=base, add_tokens=("<|im_start|>", "<|im_end|>")))
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
     ends = end_tokens(tokenizer)
     assert (ends.ids, ends.closing) == ((tokenizer.eos_token_id, end), end)
     assert {start, end} == {first_new, first_new + 1}

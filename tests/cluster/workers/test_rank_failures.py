@@ -37,7 +37,7 @@ def ranks(ray_local: None, tiny_llama: str, request: pytest.FixtureRequest) -> I
             "learner": {"ranks": 2, "batch_size": 6, "cpus_per_rank": 0.5, "collective_timeout_s": COLLECTIVE_S},
         }
     )
-    started = Ranks.start(config, connected_hardware("test", local=True), 10, request.node.name[:40])
+    started = Ranks.start(config, connected_hardware("test", local=True), 10, request.node.name[:40], ends=(2,))
     yield started
     started.shutdown()
 

@@ -57,12 +57,12 @@ def test_a_batch_is_split_by_tokens_and_its_scores_come_back_in_its_order():
     assert sorted(sum(len(p.chosen) for p in share) for share in shares) == [100, 100]
 
 
-def test_the_ranks_meet_where_rank_0_says_before_they_load():
+def test_the_ranks_meet_where_rank_0_says_and_load_before_they_set_up():
     ranks = [Rank("rank-0", address=("10.0.0.1", 1234), setup="padded forward"), Rank("rank-1", setup="")]
     assert group(*ranks).setup() == "padded forward"
     for rank in ranks:
         met = [(method, arguments) for method, arguments, _ in rank.calls if method != "address"]
-        assert met == [("rendezvous", ("10.0.0.1", 1234)), ("setup", ())]
+        assert met == [("rendezvous", ("10.0.0.1", 1234)), ("load_weights", ()), ("setup", ())]
 
 
 def test_a_rank_that_fails_fails_the_step():

@@ -83,6 +83,7 @@ def join_group(
         torch.set_num_threads(learner.threads_per_rank)
     import deepspeed
 
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that torch has renamed: a warning for each of them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

@@ -25,7 +25,6 @@ SET_BY = {
     # EMA and reference are swapped into the shards in place, so no second copy of a weight may lie anywhere.
     "zero_optimization.offload_param": "nothing: EMA and reference are swapped into the weights where they lie",
     "zero_optimization.zero_hpz_partition_size": "nothing: EMA and reference are swapped in, and copies would be stale",
-    "zero_optimization.mics_shard_size": "nothing: checkpoints and the EMA know shards over all ranks alone",
     "zero_optimization.stage3_param_persistence_threshold": "the run: no weight stays gathered between steps",
     "zero_optimization.stage3_model_persistence_threshold": "the run: no weight stays gathered between steps",
     "zero_optimization.compute_grad_norm": "the run: the gradient norm is a metric",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from vllm.model_executor.model_loader.reload import layerwise
@@ -44,8 +45,8 @@ def validate_accepted(workers: Sequence[Acceptance]) -> None:
     common = set.intersection(*(set(worker.passed_over) for worker in workers))
     if passed_over := [weight for weight in workers[0].passed_over if weight in common]:
         raise UserError(
-            f"{name} does not load {len(passed_over)} of the published weights, the first is {passed_over[0]}: it would "
-            "go on generating with those it was started with"
+            f"{name} does not load {len(passed_over)} of the published weights, the first is {passed_over[0]}: it "
+            "would go on generating with those it was started with"
         )
     for worker in workers:
         if worker.untouched:
@@ -58,7 +59,7 @@ class LoadWatch:
     """Loads weights into a model that vLLM's layerwise reload has begun on, and notes what becomes of them."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        self._model: Any = model
         self.acceptance = Acceptance(type(model).__name__)
         self._asked: list[str] = []
         """Published weights that the model has asked for since it last loaded any."""
@@ -74,11 +75,11 @@ class LoadWatch:
         # Every loader of a layerwise reload goes through this function.
         load_numel = layerwise.get_numel_loaded
 
-        def counted(*arguments: object) -> object:
+        def counted(*arguments: Any) -> tuple[int, object]:
             self._loads += 1
-            return load_numel(*arguments)  # type: ignore[arg-type]
+            return load_numel(*arguments)
 
-        layerwise.get_numel_loaded = counted  # type: ignore[assignment]
+        layerwise.get_numel_loaded = counted
         try:
             self._model.load_weights(self._noted(weights))
         except REFUSALS as error:
@@ -108,7 +109,7 @@ class LoadWatch:
         self._asked, self._loads = [], 0
 
     def _untouched(self) -> Iterator[str]:
-        """Parameters of layers that nothing was loaded into, unless another layer has the same parameter (tied heads)."""
+        """Parameters of layers that nothing was loaded into, unless another layer has the same one (tied heads)."""
         waiting: dict[str, int] = {}
         loaded: set[int] = set()
         for name, layer in self._model.named_modules():

@@ -70,6 +70,7 @@ def join_group(rank: int, world_size: int, master_address: str, master_port: int
         torch.set_num_threads(threads)
     import deepspeed
 
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that torch has renamed: a warning for each of them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

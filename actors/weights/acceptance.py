@@ -75,7 +75,7 @@ class LoadWatch:
         # Every loader of a layerwise reload goes through this function.
         load_numel = layerwise.get_numel_loaded
 
-        def counted(*arguments: object) -> object:
+        def counted(*arguments: Any) -> tuple[int, object]:
             self._loads += 1
             return load_numel(*arguments)
 

@@ -13,14 +13,25 @@ if TYPE_CHECKING:
 WINDOW = 32
 MIXED = ["sliding_attention", "full_attention"]
 ROUTED: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LATENT: dict[str, Any] = {
+    "q_lora_rank": 32,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+    "topk_method": "noaux_tc",  # vLLM reads it
+}
 WITHOUT_HEAD_DIM = {name: value for name, value in LLAMA.items() if name != "head_dim"}
 
 
 def _configs() -> dict[str, Callable[[], PreTrainedConfig]]:
     import transformers
 
+<<<<<<< HEAD
     tf: Any = transformers  # its configs do not declare every field that they take
 
+=======
+>>>>>>> wt-moe
     windowed: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": MIXED}
     return {
         "llama": lambda: tf.LlamaConfig(**LLAMA),
@@ -77,12 +88,7 @@ def _configs() -> dict[str, Callable[[], PreTrainedConfig]]:
             n_group=2,
             topk_group=1,
             first_k_dense_replace=1,
-            q_lora_rank=32,
-            kv_lora_rank=512,
-            qk_rope_head_dim=64,
-            qk_nope_head_dim=32,
-            v_head_dim=32,
-            topk_method="noaux_tc",
+            **LATENT,
         ),
     }
 

@@ -35,7 +35,7 @@ class World:
             "cluster": {"colocate": colocate},
         }
         world: Any = self
-        parity: Any = SimpleNamespace(due=lambda step: step == 4, check=self.check)
+        parity: Any = SimpleNamespace(due=lambda step: step == 4, check=self.check, calibrate=self.calibrate)
         self.source = RolloutSource(RunConfig.model_validate(values), 10, world, world, world, parity)
 
     # the actor pool
@@ -87,6 +87,9 @@ class World:
     def advance(self, step: int, published: int) -> None:
         self.events.append(("advance", step, published))
 
+    def calibrate(self, version: int) -> None:
+        self.events.append(("calibrate", version))
+
     def check(self, version: int) -> dict[str, float]:
         self.events.append(("check", version))
         return {}
@@ -109,6 +112,7 @@ def test_lockstep_publishes_every_step_and_waits_for_it_before_the_next():
         ("stage", 0),
         ("publish",),
         ("wait for", 0),
+        ("calibrate", 0),
         ("draw",),
         ("stage", 1),
         ("publish",),
@@ -176,10 +180,11 @@ def test_on_one_gpu_the_engine_sleeps_while_the_learner_steps():
     assert events.index("draw") < events.index("sleep") < events.index("wake") < events.index("stage", 1)
 
 
-def test_a_resumed_run_publishes_its_own_step_first():
+def test_a_resumed_run_publishes_its_own_step_first_and_calibrates_parity_on_it():
     world = World(max_staleness=0)
     world.run(first=5, last=6)
     assert world.of("stage") == [5, 6]
+    assert world.of("calibrate") == [5]
 
 
 def test_a_run_that_makes_no_usable_pair_ends_while_it_waits():

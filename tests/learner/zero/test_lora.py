@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from learner.config import LoraConfig, ModelConfig
+from support.architectures import build
+from support.models import token_logps
 from support.rank_group import (
     BATCH,
     BETA,
@@ -144,3 +146,42 @@ def test_export_is_what_peft_merges_from_the_adapter_folder(seen, which):
     base = AutoModelForCausalLM.from_pretrained(seen.base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, seen.folder / which / "adapter").merge_and_unload()
     close(weights(seen.folder / which), merged.state_dict(), 1e-6)
+
+
+SEQUENCES = [[5, 9, 77, 31, 8, 120], list(range(3, 60))]
+
+
+def observe_scores(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
+    learner = start(rank, world, port, parts)
+    steps(learner, 0, 2)
+    scores = learner.score_ema(SEQUENCES)
+    learner.export(out)
+    if rank == 0:
+        torch.save(scores, Path(out) / "scores.pt")
+    learner.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "targets", "zero_stage"),
+    [
+        ("mixtral", "all-linear", 2),
+        ("mixtral", "all-linear", 3),
+        ("gpt2", "all-linear", 3),
+        ("llama", ("embed_tokens",), 3),
+    ],
+)
+def test_exports_compute_what_the_adapters_did_on_experts_transposed_weights_and_embeddings(
+    architecture, targets, zero_stage, tmp_path
+):
+    from transformers import AutoModelForCausalLM
+
+    build(architecture).save_pretrained(tmp_path / "base")
+    model = {"lora": LoraConfig(rank=4, alpha=12.0, target_modules=targets)}
+    parts = sections(str(tmp_path / "base"), learner={"zero_stage": zero_stage}, model=model)
+    in_group(2, observe_scores, parts, str(tmp_path))
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "ema", dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
+    found = torch.load(tmp_path / "scores.pt", weights_only=False)
+    for sequence, scores in zip(SEQUENCES, found, strict=True):
+        assert abs(scores - token_logps(exported, sequence)).max() < 1e-4
+        assert abs(scores - token_logps(base, sequence)).max() > 1e-3

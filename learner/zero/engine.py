@@ -85,12 +85,8 @@ def join_group(
         torch.set_num_threads(learner.threads_per_rank)
     import deepspeed
 
-<<<<<<< HEAD
     # Compiled at first use for one or two minutes, and again after many a change around it. Only inference calls it.
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_COLLECTIVE] = False
-=======
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
->>>>>>> wt-moe
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that torch has renamed: a warning for each of them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

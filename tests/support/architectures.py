@@ -27,11 +27,8 @@ WITHOUT_HEAD_DIM = {name: value for name, value in LLAMA.items() if name != "hea
 def _configs() -> dict[str, Callable[[], PreTrainedConfig]]:
     import transformers
 
-<<<<<<< HEAD
     tf: Any = transformers  # its configs do not declare every field that they take
 
-=======
->>>>>>> wt-moe
     windowed: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": MIXED}
     return {
         "llama": lambda: tf.LlamaConfig(**LLAMA),

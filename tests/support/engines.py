@@ -64,9 +64,10 @@ class Sender:
     def stage_as_is(self, version: int) -> None:
         self._publisher.stage(version, metadata(self._model), named_layers(self._model, zero_stage=0))
 
-    def stage_with_a_wrong_layer(self, version: int, layer: int) -> None:
-        """Weights in which one layer's are those of the next; the sender goes on scoring with the right ones."""
+    def stage_with_a_wrong_layer(self, version: int) -> None:
+        """Weights in which a middle layer's are those of the next; the sender goes on scoring with the right ones."""
         layers = self._model.model.layers
+        layer = len(layers) // 2 - 1
         right = {name: value.clone() for name, value in layers[layer].state_dict().items()}
         layers[layer].load_state_dict(layers[layer + 1].state_dict())
         self.stage_as_is(version)

@@ -80,11 +80,9 @@ class Run:
         scores: Scores = ray.get(self.sender.score.remote(sequences))
         return scores
 
-    def publish(self, version: int, wrong_layer: int | None = None) -> None:
-        if wrong_layer is None:
-            ray.get(self.sender.stage_as_is.remote(version))
-        else:
-            ray.get(self.sender.stage_with_a_wrong_layer.remote(version, wrong_layer))
+    def publish(self, version: int, *, wrong_layer: bool = False) -> None:
+        stage = self.sender.stage_with_a_wrong_layer if wrong_layer else self.sender.stage_as_is
+        ray.get(stage.remote(version))
         (ack,) = ray.get(self.sender.send.remote())
         assert not ack.error
         self.pool.member.version = version
@@ -110,21 +108,17 @@ def judge_what_can_happen(run: Run, moved: float) -> None:
     ray.get(sender.move.remote(1, moved))
     run.publish(1)
     metrics, reason = run.check(1)
-    print("healthy", metrics)
     assert not reason and metrics["weights/parity_mean_nats"] > 0
     # The learner has moved on, the engine says that it has too.
     ray.get(sender.move.remote(2, moved))
     run.pool.member.version = 2
-    metrics, reason = run.check(2)
-    print("stale", metrics, reason)
+    _, reason = run.check(2)
     assert "its weights are older than it says" in reason
     run.publish(3)
-    metrics, reason = run.check(3)
-    print("healthy again", metrics)
+    _, reason = run.check(3)
     assert not reason
-    run.publish(4, wrong_layer=0)
-    metrics, reason = run.check(4)
-    print("wrong layer", metrics, reason)
+    run.publish(4, wrong_layer=True)
+    _, reason = run.check(4)
     assert "nats per token off the learner's" in reason
 
 
@@ -169,8 +163,7 @@ def test_a_real_model_in_fp32_passes_and_what_is_wrong_with_it_is_caught(ray_loc
     ray.get(run.actor.keep_cache.remote())
     ray.get(run.sender.move.remote(5, 1e-2))
     run.publish(5)
-    metrics, reason = run.check(5)
-    print("kept cache", metrics, reason)
+    _, reason = run.check(5)
     assert "its prefix cache is not of these weights" in reason
     run.close()
 

@@ -57,7 +57,7 @@ test-gpu:  ## the tests that need a GPU, with vLLM's CUDA build
 	$(MAKE) EXTRA=gpu setup
 	$(BIN)/python -m pytest -m gpu
 
-lint: $(READY)  ## ruff, and mypy on the parts without engines
+lint: $(READY)  ## ruff and mypy over everything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

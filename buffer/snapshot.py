@@ -14,6 +14,7 @@ from dataclasses import asdict
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,8 +23,8 @@ from buffer.leases import LedgerState
 from buffer.messages import CoordinatorState, HeldRow, InsertRow, Outcome
 from buffer.rate_limiter import LimiterState
 from buffer.slot_layout import SlotLayout
-from contracts.errors import UserError
-from contracts.version import VERSION
+from contracts.errors import UserError, first_line
+from contracts.version import VERSION, validate_format
 
 FORMAT = 1
 """Of all files of a snapshot together; a change of ``buffer.codec`` is a change of format too."""
@@ -82,6 +83,14 @@ def read_state(folder: Path) -> CoordinatorState:
     Raises:
         UserError: there is no snapshot, or one of another format.
     """
+    try:
+        return _read_state(folder)
+    except (KeyError, TypeError, ValueError, EOFError, OSError, BadZipFile) as error:
+        reason = f"the buffer's snapshot is damaged ({type(error).__name__}: {first_line(error)})"
+        raise UserError(f"{folder}: {reason}; resume from another checkpoint") from error
+
+
+def _read_state(folder: Path) -> CoordinatorState:
     numbers = _read_numbers(folder)
     with np.load(folder / ARRAYS_FILE) as file:
         arrays = dict(file)
@@ -116,11 +125,7 @@ def _read_numbers(folder: Path) -> dict[str, Any]:
         if not (folder / name).exists():
             raise UserError(f"{folder}: no snapshot of a replay buffer: {name} is missing")
     numbers = json.loads(path.read_text())
-    if numbers["format"] != FORMAT:
-        raise UserError(
-            f"{path}: format {numbers['format']}, written by sapo {numbers['program']}; sapo {VERSION} reads "
-            f"format {FORMAT}; resume with the version that wrote it"
-        )
+    validate_format(str(path), numbers.get("format") if isinstance(numbers, dict) else None, FORMAT)
     return numbers
 
 

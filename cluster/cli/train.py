@@ -42,4 +42,4 @@ def _run(config: RunConfig, resume: bool, overwrite: bool) -> None:
     except KeyboardInterrupt:
         print("sapo: interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    print(f"policy: {result.policy}\naverage: {result.ema}\nmetrics: {result.folder / 'metrics.jsonl'}")
+    print(f"policy: {result.policy}\nEMA: {result.ema}\nmetrics: {result.folder / 'metrics.jsonl'}")

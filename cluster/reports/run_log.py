@@ -14,17 +14,18 @@ class RunLog:
     """A logger of the run's own with two ends: the terminal gets one line an event, the file also debug lines and
     tracebacks."""
 
-    def __init__(self, name: str, file: Path | None = None) -> None:
-        """``file``: where lines are appended; None writes to the terminal alone."""
+    def __init__(self, name: str) -> None:
         self.console = Console(stderr=True)
         self.logger = logging.getLogger(f"sapo.run.{name}.{id(self)}")
         self.logger.setLevel(logging.DEBUG)
         self.logger.propagate = False
         self.logger.addHandler(_Terminal(self.console, name))
-        if file:
-            handler = logging.FileHandler(file, encoding="utf-8")
-            handler.setFormatter(logging.Formatter(FORMAT))
-            self.logger.addHandler(handler)
+
+    def keep(self, file: Path) -> None:
+        """Append every line to ``file`` too, from now on."""
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter(FORMAT))
+        self.logger.addHandler(handler)
 
     def close(self) -> None:
         for handler in list(self.logger.handlers):

@@ -19,7 +19,9 @@ from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy,
 from cluster.workers.ray_calls import WorkerFailure, failure_of
 from cluster.workers.ray_session import ray_session
 from cluster.workers.resources import needed_cpus, require_room
-from contracts.errors import UserError
+from contracts.errors import UserError, first_line
+
+LINES = ("metrics.jsonl", "samples.jsonl")
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,25 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     checkpoint = folder.newest_checkpoint() if resume else None
     first_step = _resumed_at(folder, checkpoint, total_steps) if resume else 0
     with ExitStack() as stack:
-        log = RunLog(config.name, folder.path / "run.log")
+        log = RunLog(config.name)
         stack.callback(log.close)
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
+        require_room(config, hardware, log.logger)
+        # Nothing on disk was touched so far: whatever could be rejected has been.
+        folder.prepare()
+        if checkpoint:
+            _rewind(folder, first_step)
+        log.keep(folder.path / "run.log")
         log.logger.info(inputs.report)
         log.logger.info(inputs.ends)
         log.logger.info("%s; %d steps of %d; %s", hardware, total_steps, config.learner.batch_size, folder.path)
-        require_room(config, hardware, log.logger)
         policy = FailurePolicy(Limits())
         setting = Setting(config, folder, inputs, total_steps, hardware, log, policy)
-        closing = _attempts(setting, checkpoint, Progress(first_step))
+        try:
+            closing = _attempts(setting, checkpoint, Progress(first_step))
+        except BaseException as error:  # for the file alone: the command line prints its own line
+            log.logger.debug("the run ended: %s", first_line(error), exc_info=error)
+            raise
     final = folder.checkpoint(total_steps)
     return RunResult(folder.path, final / "policy", final / "ema", total_steps, closing)
 
@@ -65,7 +76,7 @@ def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> 
     while True:
         try:
             return run_attempt(setting, checkpoint, progress)
-        except (WorkerFailure, ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
+        except (WorkerFailure, ray.exceptions.RayError) as error:
             # The buffer's client lives below the rim and hands on Ray's own errors.
             failure = error if isinstance(error, WorkerFailure) else failure_of(error)
             if isinstance(failure, UserError):
@@ -89,23 +100,28 @@ def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path
     setting.log.logger.warning(
         "a part of the run died at step %d (%s); it goes on from %s", progress.step, failure.reason, checkpoint.name
     )
-    progress.step = _rewound(setting.folder, checkpoint)
+    progress.step = read_manifest(checkpoint).step
+    _rewind(setting.folder, progress.step)
     return checkpoint
 
 
 def _resumed_at(folder: RunFolder, checkpoint: Path | None, total_steps: int) -> int:
-    """The checkpoint's step; what was logged after it is dropped, as it is written again."""
+    """The checkpoint's step.
+
+    Raises:
+        UserError: it can't be resumed from.
+    """
     if checkpoint is None:
         raise UserError(f"{folder.path}: --resume, but it holds no whole checkpoint")
     step = read_manifest(checkpoint).step
     if step >= total_steps:
         raise UserError(f"{checkpoint}: the run is complete at step {step}; raise learner.steps to go on")
-    return _rewound(folder, checkpoint)
-
-
-def _rewound(folder: RunFolder, checkpoint: Path) -> int:
-    """Drop what was logged after a checkpoint, as it is written again; returns the checkpoint's step."""
-    step = read_manifest(checkpoint).step
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        folder.keep_lines_below(name, step)
+    for name in LINES:
+        folder.validate_lines(name)
     return step
+
+
+def _rewind(folder: RunFolder, step: int) -> None:
+    """Drop what was logged after a checkpoint's step, as it is written again."""
+    for name in LINES:
+        folder.keep_lines_below(name, step)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from contracts.errors import UserError
+
 
 class JsonLines:
     """Appends records; each is on disk when ``write`` returns."""
@@ -26,9 +28,30 @@ class JsonLines:
         self._file.close()
 
 
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(step, line) of every whole line; a torn last line, which a killed run leaves, is no line. Empty without a file.
+
+    Raises:
+        UserError: a line is no object with a step.
+    """
+    if not path.exists():
+        return []
+    found = []
+    whole = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    for number, line in enumerate(whole, 1):
+        try:
+            found.append((int(json.loads(line)["step"]), line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}:{number}: damaged: no JSON object with a step; mend or delete the line") from error
+    return found
+
+
 def drop_lines_after(path: Path, step: int) -> None:
-    """Drop the lines after ``step``, as a resumed run writes them again, and a torn last line."""
+    """Drop the lines after ``step``, as a resumed run writes them again, and a torn last line.
+
+    Raises:
+        UserError: a line is no object with a step.
+    """
     if path.exists():
-        whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # what was being written has no line end
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        kept = [line for at, line in read_lines(path) if at <= step]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -77,9 +77,12 @@ def read_batches(path: str | Path) -> list[list[PreferencePair]]:
         raise UserError(f"data.path {path}: can't be read as a recording: {first_line(error)}") from error
     found = (table.schema.metadata or {}).get(FORMAT_KEY)
     missing = set(SCHEMA.names) - set(table.column_names)
-    if missing and found is None:
+    if found is not None:
+        validate_format(f"data.path {path}", found.decode(errors="replace"), FORMAT)
+    if missing:
         raise UserError(f"data.path {path}: not a recording of pairs: no column {', '.join(sorted(missing))}")
-    validate_format(f"data.path {path}", None if found is None else found.decode(), FORMAT)
+    if found is None:
+        validate_format(f"data.path {path}", None, FORMAT)
     batches: dict[int, list[PreferencePair]] = {}
     for row in table.select(SCHEMA.names).to_pylist():
         step = row.pop("step")

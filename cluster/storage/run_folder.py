@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from cluster.config.run_config import RunConfig
-from cluster.storage.json_lines import JsonLines, drop_lines_after
+from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
 from contracts.errors import UserError
 
 
@@ -17,28 +17,37 @@ class RunFolder:
     """``runs/NAME/`` on the machine of the driver."""
 
     def __init__(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder.
+        """Look, and touch nothing; ``prepare`` writes.
 
         Raises:
-            UserError: it holds a run already and neither ``resume`` nor ``overwrite`` is set, there is no checkpoint to
-                resume from, or it can't be written.
+            UserError: it holds a run already and neither ``resume`` nor ``overwrite`` is set, or there is no checkpoint
+                to resume from.
         """
+        self._config, self._resume = config, resume
         self.path = config.run_dir.absolute()
         if resume and overwrite:
             raise UserError("--resume and --overwrite exclude each other: go on with the run, or replace it")
         if resume and self.newest_checkpoint() is None:
             raise UserError(f"{config.run_dir}: --resume, but it holds no whole checkpoint; start without --resume")
-        started = (self.path / "metrics.jsonl").exists()
-        if started and not resume and not overwrite:
+        self._started = (self.path / "metrics.jsonl").exists() or self.newest_checkpoint() is not None
+        if self._started and not resume and not overwrite:
             raise UserError(f"{config.run_dir}: holds a run already; give another name=, or --resume, or --overwrite")
+
+    def prepare(self) -> None:
+        """Make the folder and write config.yaml. A run that is overwritten is deleted now, after everything that can
+        be checked before was.
+
+        Raises:
+            UserError: it can't be written.
+        """
         try:
-            if started and overwrite:
+            if self._started and not self._resume:
                 shutil.rmtree(self.path)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
+            (self.path / "config.yaml").write_text(as_yaml(self._config), encoding="utf-8")
         except OSError as error:
             raise UserError(
-                f"output_dir {config.output_dir}: {error.filename} can't be written: {error.strerror}"
+                f"output_dir {self._config.output_dir}: {error.filename} can't be written: {error.strerror}"
             ) from error
 
     @property
@@ -63,6 +72,12 @@ class RunFolder:
 
     def _whole(self) -> list[Path]:
         return [p for p in self.checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
+
+    def validate_lines(self, name: str) -> None:
+        """Raises:
+        UserError: a JSONL file has a line that is none.
+        """
+        read_lines(self.path / name)
 
     def keep_lines_below(self, name: str, step: int) -> None:
         """Drop what a JSONL file has after ``step``."""

@@ -79,13 +79,17 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
         cause = error.cause
         if isinstance(cause, UserError):
             return cause
+        if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
+            return failure_of(cause)  # what the task itself waited for has died
         shown = cause if isinstance(cause, BaseException) else error
         return WorkerFailure(f"{type(shown).__name__}: {last_line(shown)}", died=False)
     if getattr(error, "actor_init_failed", False):
         # Ray keeps no more of it than the text of a traceback, whose last line is the error.
         kind, _, message = last_line(error).partition(": ")
         return UserError(message) if kind == USER_ERROR else WorkerFailure(last_line(error), died=False)
-    return WorkerFailure(first_line(error), died=True)
+    # Ray says in a line of its message which actor it was.
+    names = [line.partition(":")[2].strip() for line in str(error).splitlines() if line.strip().startswith("name:")]
+    return WorkerFailure(": ".join([*names[:1], first_line(error)]), died=True)
 
 
 def wait_for(call: Call, calls: Calls, tick: Callable[[], None] = lambda: None) -> Any:

@@ -13,7 +13,7 @@ import ray
 
 from cluster.config.sections import ClusterConfig
 from cluster.workers.resources import Hardware, connected_hardware
-from contracts.errors import LONGEST_REASON, UserError
+from contracts.errors import LONGEST_REASON, UserError, first_line
 
 CONNECT_S = 10.0
 """Longest wait for a cluster's port to answer."""
@@ -30,12 +30,25 @@ def ray_session(config: ClusterConfig, needed_cpus: float) -> Iterator[Hardware]
     if ray.is_initialized():
         yield connected_hardware(address or "this process", local=False)
         return
-    folder = None
     if address:
         _join(address, config)
-    else:
-        # Ray's sockets live in this folder and their paths must stay below 108 characters.
-        folder = tempfile.mkdtemp(prefix="sapo-", dir="/tmp")
+        try:
+            yield connected_hardware(address, local=False)
+        finally:
+            ray.shutdown()
+        return
+    # Ray's sockets live in this folder and their paths must stay below 108 characters.
+    folder = tempfile.mkdtemp(prefix="sapo-", dir="/tmp")
+    try:
+        _start(config, needed_cpus, folder)
+        yield connected_hardware("local", local=True)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(config: ClusterConfig, needed_cpus: float, folder: str) -> None:
+    try:
         ray.init(
             address="local",
             num_cpus=config.cpus or max(os.cpu_count() or 1, int(needed_cpus + 0.999)),
@@ -47,12 +60,8 @@ def ray_session(config: ClusterConfig, needed_cpus: float) -> Iterator[Hardware]
             log_to_driver=config.actor_output,
             logging_level="ERROR",
         )
-    try:
-        yield connected_hardware(address or "local", local=folder is not None)
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+    except Exception as error:  # a port, memory, a time-out: Ray raises bare exceptions here
+        raise UserError(f"cluster: Ray could not be started on this machine: {first_line(error)}") from error
 
 
 def _join(address: str, config: ClusterConfig) -> None:

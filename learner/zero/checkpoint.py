@@ -73,6 +73,14 @@ def load(folder: Path, rank: int, layout: Layout) -> RankState:
     Raises:
         UserError: a file is missing, damaged, or of another format or layout.
     """
+    try:
+        return _load(folder, rank, layout)
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{folder}/rank-{rank}.json: damaged ({reason}); resume from another checkpoint") from error
+
+
+def _load(folder: Path, rank: int, layout: Layout) -> RankState:
     manifest = _read_manifest(folder, rank)
     saved = manifest["layout"]
     if saved != layout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,7 @@ def test_a_snapshot_of_a_newer_format_is_rejected_in_one_line(tmp_path):
     write_state(tmp_path, state_of())
     numbers = json.loads((tmp_path / STATE_FILE).read_text())
     (tmp_path / STATE_FILE).write_text(json.dumps({"format": FORMAT + 1, "program": "9.9", "other": numbers}))
-    with pytest.raises(
-        UserError, match=rf"format {FORMAT + 1}, written by sapo 9.9; .* reads format {FORMAT}"
-    ) as error:
+    with pytest.raises(UserError, match=rf"has format {FORMAT + 1}, .* reads format {FORMAT} alone") as error:
         read_state(tmp_path)
     assert one_line(error)
 
@@ -173,3 +172,23 @@ def test_shards_that_are_missing_short_or_of_another_format_are_rejected(tmp_pat
     path.unlink()
     with pytest.raises(UserError, match=r"shard-0001.bin is missing: why"):
         require_shards(tmp_path, 2, "why")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / STATE_FILE).write_text("{}"),
+        lambda folder: (folder / STATE_FILE).write_text("[]"),
+        lambda folder: (folder / STATE_FILE).write_text('{"format": 1}'),
+        lambda folder: (folder / STATE_FILE).write_text('{"format": '),
+        lambda folder: (folder / ARRAYS_FILE).write_bytes(b"PK"),
+        lambda folder: (folder / ARRAYS_FILE).write_bytes(b""),
+    ],
+)
+def test_a_damaged_snapshot_is_one_line(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    (tmp_path / STATE_FILE).write_text("{}")
+    (tmp_path / ARRAYS_FILE).write_bytes(b"")
+    damage(tmp_path)
+    with pytest.raises(UserError) as told:
+        read_state(tmp_path)
+    assert str(tmp_path) in str(told.value) and "\n" not in str(told.value)

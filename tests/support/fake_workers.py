@@ -111,10 +111,13 @@ class FakeLeases:
 class FakeSync:
     targets: list[set[str]] = field(default_factory=list)
     sends: list[FakeCall] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
 
     def retarget(self, actors: dict[str, Any]) -> None:
+        self.order.append("retarget")
         self.targets.append(set(actors))
 
     def send(self) -> FakeCall:
+        self.order.append("send")
         self.sends.append(FakeCall("send"))
         return self.sends[-1]

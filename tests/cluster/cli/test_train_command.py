@@ -35,7 +35,7 @@ def test_train_hands_config_and_flags_on_and_prints_where_the_models_are(
     sapo: Sapo, run_file: Path, started: list[tuple[RunConfig, bool, bool]]
 ) -> None:
     said = sapo("train", run_file, "learner.steps=5", "--overwrite")
-    assert (said.status, said.out) == (0, "policy: P\naverage: E\nmetrics: F/metrics.jsonl\n")
+    assert (said.status, said.out) == (0, "policy: P\nEMA: E\nmetrics: F/metrics.jsonl\n")
     assert started == [(load_config(run_file, ["learner.steps=5"]), False, True)]
 
 

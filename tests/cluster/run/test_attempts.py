@@ -27,7 +27,9 @@ DIED = WorkerFailure("rank-1 was killed", died=True)
 def setting(tmp_path: Path):
     values = {"name": "r", "output_dir": str(tmp_path), "model": {"path": "m"}, "data": {"path": "d"}}
     folder = RunFolder(RunConfig.model_validate(values), resume=False, overwrite=False)
-    log = RunLog("r", folder.path / "run.log")
+    folder.prepare()
+    log = RunLog("r")
+    log.keep(folder.path / "run.log")
     yield SimpleNamespace(folder=folder, log=log, policy=FailurePolicy(Limits(restarts=2)))
     log.close()
 

@@ -19,9 +19,15 @@ def config(output_dir: Path, **changes: object) -> RunConfig:
     return RunConfig.model_validate(values | changes)
 
 
+def prepared(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    folder = RunFolder(config, resume=resume, overwrite=overwrite)
+    folder.prepare()
+    return folder
+
+
 def rejection(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> str:
     with pytest.raises(UserError) as caught:
-        RunFolder(config, resume=resume, overwrite=overwrite)
+        prepared(config, resume=resume, overwrite=overwrite)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -34,28 +40,28 @@ def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_a_new_run_keeps_its_config_beside_its_metrics(tmp_path: Path) -> None:
-    made = RunFolder(config(tmp_path), resume=False, overwrite=False)
+    made = prepared(config(tmp_path))
     assert made.path == tmp_path / "r"
     assert load_config(made.path / "config.yaml") == config(tmp_path)
 
 
 def test_a_run_that_has_metrics_is_replaced_only_by_overwrite(tmp_path: Path) -> None:
-    folder = RunFolder(config(tmp_path), resume=False, overwrite=False)
+    folder = prepared(config(tmp_path))
     folder.checkpoint(3).mkdir()
     (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
     said = rejection(config(tmp_path))
     assert said == f"{tmp_path / 'r'}: holds a run already; give another name=, or --resume, or --overwrite"
     assert folder.newest_checkpoint() == folder.checkpoint(3)
-    RunFolder(config(tmp_path), resume=False, overwrite=True)
+    prepared(config(tmp_path), overwrite=True)
     assert not (folder.path / "metrics.jsonl").exists()
     assert folder.newest_checkpoint() is None
 
 
 def test_a_resumed_run_keeps_what_is_there(tmp_path: Path) -> None:
-    folder = RunFolder(config(tmp_path), resume=False, overwrite=False)
+    folder = prepared(config(tmp_path))
     folder.checkpoint(3).mkdir()
     (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
-    RunFolder(config(tmp_path), resume=True, overwrite=False)
+    prepared(config(tmp_path), resume=True)
     assert (folder.path / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
@@ -82,7 +88,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path: Path) -> Non
 
 
 def test_only_whole_checkpoints_count_and_the_oldest_go(tmp_path: Path) -> None:
-    folder = RunFolder(config(tmp_path), resume=False, overwrite=False)
+    folder = prepared(config(tmp_path))
     for name in ("step-9", "step-10", "step-2", "step-11.tmp", "notes"):
         (folder.checkpoints / name).mkdir()
     assert folder.newest_checkpoint() == folder.checkpoint(10)
@@ -91,7 +97,7 @@ def test_only_whole_checkpoints_count_and_the_oldest_go(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_rewrites_the_lines_after_its_checkpoint(tmp_path: Path) -> None:
-    folder = RunFolder(config(tmp_path), resume=False, overwrite=False)
+    folder = prepared(config(tmp_path))
     lines = folder.open_lines("metrics.jsonl")
     for step in (1, 2, 3):
         lines.write({"step": step, "loss": float(np.float32(0.5)), "text": "é\u2028"})
@@ -103,3 +109,28 @@ def test_a_resumed_run_rewrites_the_lines_after_its_checkpoint(tmp_path: Path) -
     again.write({"step": 3})
     again.close()
     assert (folder.path / "metrics.jsonl").read_text(encoding="utf-8").endswith('{"step": 3}\n')
+
+
+@pytest.mark.parametrize(("resume", "overwrite"), [(True, False), (False, True)])
+def test_a_folder_that_is_only_looked_at_is_left_as_it_was(tmp_path: Path, resume: bool, overwrite: bool) -> None:
+    folder = prepared(config(tmp_path))
+    folder.checkpoint(3).mkdir()
+    (folder.path / "metrics.jsonl").write_text('{"step": 9}\n')
+    (folder.path / "config.yaml").write_text("as it was")
+    RunFolder(config(tmp_path, seed=7), resume=resume, overwrite=overwrite)
+    assert (folder.path / "config.yaml").read_text() == "as it was"
+    assert (folder.path / "metrics.jsonl").read_text() == '{"step": 9}\n'
+    assert folder.checkpoint(3).exists()
+
+
+def test_a_checkpoint_without_metrics_is_a_run_too(tmp_path: Path) -> None:
+    prepared(config(tmp_path)).checkpoint(3).mkdir()
+    with pytest.raises(UserError, match="holds a run already"):
+        prepared(config(tmp_path))
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    folder = prepared(config(tmp_path))
+    (folder.path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl:2: damaged"):
+        folder.validate_lines("metrics.jsonl")

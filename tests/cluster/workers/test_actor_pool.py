@@ -84,6 +84,15 @@ def test_an_actor_is_placed_started_brought_to_the_newest_weights_and_run():
     assert world.factory.workers["actor-0"].last("run")
 
 
+def test_the_learner_is_told_of_an_actor_before_it_sends():
+    world = World()
+    world.pool.add(1)
+    world.run("actor-0")
+    world.pool.add(1)
+    world.start("actor-1")
+    assert world.sync and world.sync.order == ["retarget", "send"] * 2
+
+
 def test_without_a_learner_an_actor_runs_at_once():
     world = World(learner=False)
     world.pool.add(1)

@@ -17,6 +17,9 @@ class Part:
     def fail(self, error: Exception) -> None:
         raise error
 
+    def pass_on(self, refs: list[ray.ObjectRef]) -> object:
+        return ray.get(refs)
+
 
 def started(error: Exception | None = None) -> Worker:
     return Worker("part", ray.remote(Part).options(num_cpus=0).remote(error))
@@ -34,6 +37,10 @@ def test_failures_come_back_in_the_program_s_terms(ray_local):
     with pytest.raises(WorkerFailure) as killed:
         calls.answer(part.call("fail", ValueError("seven")))
     assert killed.value.died and "\n" not in killed.value.reason
+    waiting = started()
+    with pytest.raises(WorkerFailure) as heard:  # a part that waited for the dead one tells of its death
+        calls.answer(waiting.call("pass_on", [part.call("fail", ValueError("seven"))]))
+    assert heard.value.died
     with pytest.raises(UserError, match=r"^model.path m: no such folder$"):
         calls.answer(started(UserError("model.path m: no such folder")).call("fail", ValueError()))
     with pytest.raises(WorkerFailure) as unborn:

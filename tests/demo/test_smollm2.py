@@ -30,7 +30,7 @@ def test_the_model_says_what_a_language_model_says(smollm2):
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         likeliest = int(model(ids).logits[0, -1].argmax())
-    assert tokenizer.decode([likeliest]).strip() == "Paris"
+    assert str(tokenizer.decode([likeliest])).strip() == "Paris"
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
     said = str(tokenizer.apply_chat_template(turns, tokenize=False))
     assert said.endswith(f"Hi{tokenizer.eos_token}\n")

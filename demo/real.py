@@ -27,11 +27,9 @@ COLUMNS = {
     "step": "step",
     "loss": "loss",
     "rewards/margins": "margin",
-    "rewards/accuracies": "accuracy",
-    "pairs/edit_distance": "edit distance",
-    "staleness/max": "staleness",
-    "weights/parity_mean_nats": "parity, mean nats",
-    "weights/parity_max_nats": "largest",
+    "pairs/edit_distance": "edits",
+    "weights/parity_mean_nats": "parity, mean",
+    "weights/parity_max_nats": "parity, max",
     "time/step_s": "seconds",
 }
 SHOWN = 3
@@ -66,7 +64,7 @@ def steps_table(metrics: list[dict[str, Any]]) -> Table:
     for head in COLUMNS.values():
         table.add_column(head, justify="right")
     for line in metrics:
-        table.add_row(*(f"{line[name]:.3g}" if name in line else "" for name in COLUMNS))
+        table.add_row(*(f"{line[name]:.2g}" if name in line else "" for name in COLUMNS))
     return table
 
 

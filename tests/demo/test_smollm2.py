@@ -32,9 +32,4 @@ def test_the_model_says_what_a_language_model_says(smollm2):
         likeliest = int(model(ids).logits[0, -1].argmax())
     assert str(tokenizer.decode([likeliest])).strip() == "Paris"
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
-<<<<<<< HEAD
     assert str(tokenizer.apply_chat_template(turns, tokenize=False)).endswith(f"Hi{tokenizer.eos_token}\n")
-=======
-    said = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    assert said.endswith(f"Hi{tokenizer.eos_token}\n")
->>>>>>> wt-parity

@@ -91,7 +91,9 @@ class LearnerRank:
         validate_length(spec.model.path, causal.config, spec.max_length)
         choice = choose_forward(causal.config, learner.forward)
         self._mode, self.note = choice.mode, choice.reason
-        self._vocabulary = cast(nn.Embedding, causal.get_input_embeddings()).num_embeddings
+        embeddings = causal.get_input_embeddings()
+        embeddings = getattr(embeddings, "base_layer", embeddings)  # without its adapters
+        self._vocabulary = cast(nn.Embedding, embeddings).num_embeddings
         self.zero_stage = effective_zero_stage(spec.model, learner)
         scorer = Scorer(self.module, learner.logits_chunk, objective.needs_prefix_grad, learner.activation_offload)
         self._engine = initialize(scorer, self._device, spec.model, learner, spec.optimizer)

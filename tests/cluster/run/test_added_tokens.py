@@ -94,7 +94,7 @@ def test_a_base_model_with_added_chat_tokens_is_trained_and_serves_as_a_start(ra
         learner={"steps": 2, "zero_stage": 2},
         generation={"segment_length": 4, "temperature": 1.0, "top_k": -1, "top_p": 1.0},
         buffer={"capacity": 32},
-        weights={"canary_every": 1},
+        weights={"parity_every": 1},
         logging={"record_pairs": True},
     )
     result = train(sapo)

@@ -144,7 +144,6 @@ def test_the_bottleneck_report_leaves_out_how_long_everything_took_to_start(lock
     assert said
     # The time between the steps counts too, so that the share is that of the steps or less.
     assert 0 < int(said[1]) / 100 <= idle_s / steps_s + 0.01
-    assert lines[0]["time/learner_idle_s"] > idle_s  # what must not count would have been seen
 
 
 def test_replay_of_recorded_pairs_needs_no_engine_and_gives_the_same_policy(lockstep, task, tmp_path):

@@ -77,16 +77,6 @@ def _configs() -> dict[str, Callable[[], PreTrainedConfig]]:
             first_k_dense_replace=1,
         ),
         "gpt_oss": lambda: tf.GptOssConfig(**LLAMA, **windowed, num_local_experts=4, num_experts_per_tok=2),
-        "deepseek_v3": lambda: tf.DeepseekV3Config(
-            **_without(WITHOUT_HEAD_DIM, "num_key_value_heads"),
-            n_routed_experts=4,
-            num_experts_per_tok=2,
-            moe_intermediate_size=32,
-            n_group=2,
-            topk_group=1,
-            first_k_dense_replace=1,
-            **LATENT,
-        ),
     }
 
 
@@ -128,7 +118,7 @@ DENSE = (
     "stablelm",
     "opt",
 )
-EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granite_moe", "glm4_moe", "deepseek_v3")
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granite_moe", "glm4_moe")
 REFUSED = {"gpt_oss": "GptOssForCausalLM does not load"}
 """Architecture -> what the refusal says."""
 ALL = (*DENSE, *EXPERTS, *REFUSED)

@@ -142,7 +142,7 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, ta
     asked = subprocess.run(more, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False)
 
     def shown() -> bool:
-        return any("sapo_loss{" in answers(f"http://127.0.0.1:{port}/metrics") for port in cluster.reports.trackers)
+        return any("sapo_loss{" in answers(f"http://127.0.0.1:{port}/metrics") for port in cluster.metrics)
 
     wait_until(lambda: shown() or job.poll() is not None, 120, "sapo_loss on a metrics port")
     figure_seen = shown()

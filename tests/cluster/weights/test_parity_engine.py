@@ -170,7 +170,7 @@ def test_a_real_model_in_fp32_passes_and_what_is_wrong_with_it_is_caught(ray_loc
 
 @pytest.mark.slow
 def test_a_real_model_in_bfloat16_passes_and_what_is_wrong_with_it_is_caught(ray_local, smollm2):
-    """Few tokens: a CPU without bf16 instructions takes ten times as long."""
+    """Few tokens: a CPU without bf16 instructions takes ten times as long. Six minutes on two busy cores."""
     run = Run(smollm2, "bfloat16", docstring_tokens(smollm2, tokens=64, rows=2))
     judge_what_can_happen(run, moved=0.05)
     run.close()

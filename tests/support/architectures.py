@@ -13,14 +13,6 @@ if TYPE_CHECKING:
 WINDOW = 32
 MIXED = ["sliding_attention", "full_attention"]
 ROUTED: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-LATENT: dict[str, Any] = {
-    "q_lora_rank": 32,
-    "kv_lora_rank": 512,
-    "qk_rope_head_dim": 64,
-    "qk_nope_head_dim": 32,
-    "v_head_dim": 32,
-    "topk_method": "noaux_tc",  # vLLM reads it
-}
 WITHOUT_HEAD_DIM = {name: value for name, value in LLAMA.items() if name != "head_dim"}
 
 

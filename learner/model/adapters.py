@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,14 @@ def adapters_by_weight(module: nn.Module) -> dict[str, list[Any]]:
         if isinstance(layer, LoraLayer):
             found[names[id(_weight_under(layer))]].append(layer)
     return dict(found)
+
+
+def embedding_adapters(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """(adapter layer, parameter of its adapters) of every adapted embedding."""
+    for layer in module.modules():
+        for adapters in (getattr(layer, "lora_embedding_A", None), getattr(layer, "lora_embedding_B", None)):
+            if adapters is not None:
+                yield from ((layer, parameter) for parameter in adapters.parameters())
 
 
 @torch.no_grad()

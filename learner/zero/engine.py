@@ -16,6 +16,7 @@ from torch.distributed import distributed_c10d
 
 from contracts.errors import UserError, first_line
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
+from learner.model.adapters import embedding_adapters
 from learner.model.forward import score, token_scores
 from learner.model.packing import PackedBatch
 from learner.zero.determinism import use_deterministic_kernels
@@ -134,6 +135,9 @@ def initialize(
         deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
         for buffer in scorer.buffers():
             buffer.data = buffer.data.to(device)
+        # peft computes with an embedding's adapters around their own modules, which ZeRO gathers them by.
+        for layer, adapter in embedding_adapters(scorer):
+            deepspeed.zero.register_external_parameter(layer, adapter)
     else:
         scorer.to(device)
     trainable = [p for p in scorer.parameters() if p.requires_grad]

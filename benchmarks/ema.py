@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from benchmarks.learner import make_pairs
 from benchmarks.ranks import RANKS, in_group, step
 from benchmarks.report import machine, save, table_of
+from learner.messages import Ack
 from learner.rank import LearnerRank
 from learner.zero.shards import gathered
 from learner.zero.weights import WeightMetadata
@@ -42,7 +43,8 @@ class Sink:
         for name, tensor in chain.from_iterable(layers):
             self._kept.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
 
-    def send(self) -> None: ...
+    def send(self) -> list[Ack]:
+        return []
 
     def retarget(self, actors: dict[str, Any]) -> None: ...
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import nn
 
-from contracts.errors import UserError
+from contracts.errors import UserError, first_line
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
 from learner.loss.objectives import resolve_objective
@@ -178,7 +179,11 @@ class LearnerRank:
             return self._passes.score_tokens(sequences)
 
     def save(self, folder: str) -> None:
-        """Write everything that a bit-exact continuation needs. All ranks together."""
+        """Write everything that a bit-exact continuation needs. All ranks together.
+
+        Raises:
+            UserError: on every rank, where one could not write its part.
+        """
         generators = {"host": torch.get_rng_state()}
         if torch.cuda.is_initialized():
             generators["device"] = torch.cuda.get_rng_state()
@@ -191,8 +196,16 @@ class LearnerRank:
             reference_version=self.reference.version,
             generators=generators,
         )
-        checkpoint.save(Path(folder), self.rank, self._layout, state)
-        dist.barrier()
+        error = ""
+        try:
+            checkpoint.save(Path(folder), self.rank, self._layout, state)
+        except (OSError, SafetensorError) as failed:
+            error = f"learner rank {self.rank}: {folder}: {first_line(failed)}"
+        # A rank that raised alone would leave the others in a collective.
+        errors: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(errors, error)
+        if any(errors):
+            raise UserError(next(filter(None, errors)))
 
     def load(self, folder: str) -> None:
         """Continue from ``save``. All ranks together.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,35 +14,54 @@ from cluster.cli.arguments import ConfigFile, Overrides
 from cluster.config.loading import load_config
 from cluster.config.run_config import RunConfig
 
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest valid checkpoint.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")]
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+AllowChange = Annotated[
+    list[str] | None,
+    typer.Option("--allow-change", metavar="KEY", help="A config key that a resumed run changes on purpose."),
+]
+SIGNALLED = 128
+"""A signal's number is added to it for the exit status, as shells have it."""
 
 
 def train(
-    config: ConfigFile, overrides: Overrides = None, resume: Resume = False, overwrite: Overwrite = False
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    allow_change: AllowChange = None,
 ) -> None:
     """Train as CONFIG says: SAPO, SFT, offline DPO/ORPO on a dataset of pairs, or a replay of recorded pairs."""
-    _run(load_config(config, overrides or []), resume, overwrite)
+    _run(load_config(config, overrides or []), resume, overwrite, allow_change or [])
 
 
-def sft(config: ConfigFile, overrides: Overrides = None, resume: Resume = False, overwrite: Overwrite = False) -> None:
+def sft(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    allow_change: AllowChange = None,
+) -> None:
     """Supervised fine-tuning: the starting model for SAPO. Sets method, objective and reference accordingly."""
     forced = ["method=sft", "objective.name=sft", "reference.mode=none"]
-    _run(load_config(config, [*(overrides or []), *forced]), resume, overwrite)
+    _run(load_config(config, [*(overrides or []), *forced]), resume, overwrite, allow_change or [])
 
 
-def _run(config: RunConfig, resume: bool, overwrite: bool) -> None:
+def _run(config: RunConfig, resume: bool, overwrite: bool, allow_changes: list[str]) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
     from cluster.config.job_paths import anchored, checkout
+    from cluster.run.stopping import Interrupted, Stopped
     from cluster.run.train import train as run
 
+    config = anchored(config, Path.cwd(), checkout())
     try:
-        result = run(anchored(config, Path.cwd(), checkout()), resume=resume, overwrite=overwrite)
-    except KeyboardInterrupt:
+        result = run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+    except Stopped as stopped:
+        print(f"sapo: {stopped}; --resume goes on from there", file=sys.stderr)
+        sys.exit(SIGNALLED + stopped.signum)
+    except (KeyboardInterrupt, Interrupted) as interrupted:
         saved = next(config.run_dir.glob("checkpoints/step-*/run.json"), None)
         then = "--resume goes on from the newest checkpoint" if saved else "there is no checkpoint yet"
         print(f"sapo: interrupted; {then}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(SIGNALLED + (interrupted.signum if isinstance(interrupted, Interrupted) else signal.SIGINT))
     print(f"policy: {result.policy}\nEMA: {result.ema}\nmetrics: {result.folder / 'metrics.jsonl'}")

@@ -9,7 +9,14 @@ from pydantic import Field, model_validator
 
 from actors.config import GenerationConfig
 from buffer.config import BufferConfig
-from cluster.config.sections import CheckpointConfig, ClusterConfig, DataConfig, LoggingConfig, WeightsConfig
+from cluster.config.sections import (
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    LoggingConfig,
+    RecoveryConfig,
+    WeightsConfig,
+)
 from cluster.config.validation_message import shown
 from contracts.section import NonNegative, Section
 from learner.config import (
@@ -56,6 +63,7 @@ class RunConfig(Section):
     ema: EmaConfig = EmaConfig()
     weights: WeightsConfig = WeightsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
     logging: LoggingConfig = LoggingConfig()
     cluster: ClusterConfig = ClusterConfig()
 

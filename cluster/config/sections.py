@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from contracts.section import Count, NonNegative, PositiveFloat, Section
+from contracts.section import Count, NonNegative, NonNegativeFloat, PositiveFloat, Section
 
 
 class DataConfig(Section):
@@ -82,8 +82,40 @@ class WeightsConfig(Section):
 class CheckpointConfig(Section):
     """Checkpoints in `output_dir`/`name`/checkpoints/step-N."""
 
-    every: NonNegative = Field(0, description="Optimizer steps between checkpoints; 0: only at the end.")
+    every: NonNegative = Field(0, description="Optimizer steps between checkpoints; 0: none by steps.")
+    minutes: NonNegativeFloat = Field(
+        30.0, description="Minutes between checkpoints, after which one is due too; 0: none by time."
+    )
     keep: Count = Field(2, description="How many of the newest checkpoints are kept.")
+    on_error: Literal["end", "continue"] = Field(
+        "end",
+        description="A checkpoint can't be written (disk full, read-only): end the run, or go on training without it. "
+        "Older checkpoints stay in either case.",
+    )
+    grace_s: PositiveFloat = Field(
+        60.0,
+        description="After SIGTERM or Ctrl-C: longest wait for the current step and its checkpoint, in seconds.",
+    )
+
+
+class RecoveryConfig(Section):
+    """What is tried before failures end a run."""
+
+    restarts: NonNegative = Field(
+        5,
+        description="Attempts that may fail within `within_steps`: each time a learner rank, the buffer or a node dies "
+        "the parts are placed anew and the run goes on from its newest checkpoint.",
+    )
+    replacements: NonNegative = Field(8, description="Generation actors that may fail within `within_steps`.")
+    within_steps: Count = Field(1000, description="Optimizer steps over which failures are counted.")
+    backoff_s: NonNegativeFloat = Field(
+        2.0, description="Pause before a new attempt, in seconds; doubled for each one within `within_steps`."
+    )
+    auto_resume: bool = Field(
+        False,
+        description="A run that is started again under its name goes on from its newest checkpoint, as with --resume; "
+        "for schedulers that submit a job again.",
+    )
 
 
 class LoggingConfig(Section):

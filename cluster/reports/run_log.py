@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from cluster.storage.json_lines import JsonLines
+
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+KNOWN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+"""What every record has; the rest an event brought along."""
 
 
 class RunLog:
-    """A logger of the run's own with two ends: the terminal gets one line an event, the file also debug lines and
-    tracebacks."""
+    """A logger of the run's own with three ends: the terminal gets one line an event, run.log also debug lines and
+    tracebacks, events.jsonl what a program may want to read."""
 
     def __init__(self, name: str) -> None:
         self.console = Console(stderr=True)
@@ -21,16 +26,57 @@ class RunLog:
         self.logger.propagate = False
         self.logger.addHandler(_Terminal(self.console, name))
 
-    def keep(self, file: Path) -> None:
-        """Append every line to ``file`` too, from now on."""
-        handler = logging.FileHandler(file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter(FORMAT))
-        self.logger.addHandler(handler)
+    def keep(self, folder: Path) -> None:
+        """Append every line to ``folder``/run.log too, from now on, and events to events.jsonl."""
+        self.logger.addHandler(_File(folder / "run.log", self.console))
+        self.logger.addHandler(_Events(folder / "events.jsonl", self.console))
 
     def close(self) -> None:
         for handler in list(self.logger.handlers):
             self.logger.removeHandler(handler)
             handler.close()
+
+
+class _ToDisk(logging.Handler):
+    """Says once that it can't write, as with a full disk, and lets the run go on."""
+
+    console: Console
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            self.failed = True
+            self.console.print(f"run.log and events.jsonl lose lines: {sys.exception()}", highlight=False, markup=False)
+
+
+class _File(_ToDisk, logging.FileHandler):
+    def __init__(self, file: Path, console: Console) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.console = console
+        self.setFormatter(logging.Formatter(FORMAT))
+
+
+class _Events(_ToDisk):
+    """A JSON object for each record that was logged with ``extra={"event": KIND, …}``."""
+
+    def __init__(self, file: Path, console: Console) -> None:
+        super().__init__(logging.DEBUG)
+        self.console = console
+        self._lines = JsonLines(file)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = getattr(record, "event", None)
+        if kind is None:
+            return
+        more = {key: value for key, value in vars(record).items() if key not in KNOWN and key != "event"}
+        try:
+            self._lines.write({"time": record.created, "event": kind, "message": record.getMessage()} | more)
+        except (OSError, ValueError, TypeError):
+            self.handleError(record)
+
+    def close(self) -> None:
+        self._lines.close()
+        super().close()
 
 
 class _Terminal(logging.Handler):

@@ -28,6 +28,7 @@ from cluster.run.callbacks import (
 from cluster.run.checkpointer import Checkpointer
 from cluster.run.inputs import Inputs
 from cluster.run.loop import Progress, run_steps
+from cluster.run.stopping import StopRequest
 from cluster.sources.base import BatchSource
 from cluster.sources.dataset import DatasetSource, SupervisedSource
 from cluster.sources.replay import ReplaySource
@@ -73,6 +74,8 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
     Raises:
         UserError: model, checkpoint or cluster can't be used; one line says which and why.
         WorkerFailure: a rank or a part of the buffer died.
+        Stopped: the run was asked to end and has saved.
+        Interrupted: it was asked to end at once.
     """
     with ExitStack() as parts:
         group, source = start_parts(setting, parts)
@@ -83,8 +86,9 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             source.restore(checkpoint)
         source.begin(progress.step, setting.total_steps)
         config, inputs = setting.config, setting.inputs
+        log = setting.log.logger
         checkpointer = Checkpointer(
-            config.checkpoint, setting.folder, group, source, inputs.tokenizer, len(inputs.table)
+            config.checkpoint, setting.folder, group, source, inputs.tokenizer, inputs.fingerprint, log
         )
         closing = BottleneckReport(
             source,
@@ -93,7 +97,9 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             every=config.logging.verdict_every,
         )
         callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
-        run_steps(group, source, checkpointer, callbacks, progress, setting.total_steps)
+        stop = StopRequest(setting.log.logger, config.checkpoint.grace_s)
+        with stop.heeded():
+            run_steps(group, source, checkpointer, callbacks, progress, setting.total_steps, stop)
         return closing.closing
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +15,8 @@ from cluster.sources.base import BatchSource
 from cluster.storage.checkpoints import write_manifest, written_aside
 from cluster.storage.run_folder import RunFolder
 from cluster.workers.learner_group import LearnerGroup
+from cluster.workers.ray_calls import WorkerFailure
+from contracts.errors import UserError, first_line
 
 
 class Checkpointer:
@@ -24,18 +29,50 @@ class Checkpointer:
         group: LearnerGroup,
         source: BatchSource,
         tokenizer: PreTrainedTokenizerBase,
-        rows: int,
+        data: str,
+        log: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``rows``: of the dataset."""
+        """``data``: fingerprint of the training data."""
         self._config, self._folder, self._group, self._source = config, folder, group, source
-        self._tokenizer, self._rows = tokenizer, rows
+        self._tokenizer, self._data, self._log, self._clock = tokenizer, data, log, clock
+        self._last = clock()
 
     def due(self, step: int) -> bool:
-        """Whether the interval is over at ``step``."""
-        return is_due(step, self._config.every)
+        """Whether the interval in steps or that in minutes is over at ``step``."""
+        minutes = self._config.minutes
+        return is_due(step, self._config.every) or (minutes > 0 and self._clock() - self._last >= 60 * minutes)
 
-    def save(self, step: int) -> Path:
-        """Write the checkpoint of ``step``, delete the oldest ones; returns its folder."""
+    def save(self, step: int, *, last: bool = False) -> Path | None:
+        """Write the checkpoint of ``step``, delete the oldest ones; returns its folder.
+
+        Args:
+            last: the run ends with it.
+
+        Returns:
+            None: it could not be written, and training goes on without it.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        self._last = self._clock()
+        try:
+            return self._save(step)
+        except (OSError, UserError) as error:
+            failure: Exception = error
+        except WorkerFailure as error:
+            if error.died:
+                raise
+            failure = error
+        text = f"checkpoint of step {step} could not be written: {first_line(failure)}"
+        newest = self._folder.newest_checkpoint()
+        kept = f"the newest is {newest.name}" if newest else "there is none before it"
+        if last or self._config.on_error == "end":
+            raise UserError(f"{text}; {kept}") from failure
+        self._log.error("%s; training goes on without it, %s", text, kept, extra={"event": "checkpoint failed"})
+        return None
+
+    def _save(self, step: int) -> Path:
         final = self._folder.checkpoint(step)
         with written_aside(final) as aside:
             self._group.save(aside / "learner")
@@ -44,6 +81,10 @@ class Checkpointer:
                 self._tokenizer.save_pretrained(aside / name)
             self._source.snapshot(aside)
             (aside / "config.yaml").write_text((self._folder.path / "config.yaml").read_text())
-            write_manifest(aside, step, self._rows)
+            write_manifest(aside, step, self._data)
         self._folder.prune(self._config.keep)
+        seconds = self._clock() - self._last
+        self._log.debug(
+            "checkpoint of step %d: %.1f s", step, seconds, extra={"event": "checkpoint", "seconds": seconds}
+        )
         return final

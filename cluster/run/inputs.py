@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from cluster.config.run_config import RunConfig
 from cluster.data.ends import EndTokens, read_ends
 from cluster.data.table import load_table
 from cluster.data.tokenizer import load_tokenizer
+from cluster.run.fingerprint import fingerprint
 from cluster.storage.recording import read_batches
 from contracts.errors import UserError
 from contracts.pair import PreferencePair
@@ -27,6 +29,11 @@ class Inputs:
     """What became of the rows, in one line."""
     table: TokenTable
     batches: list[list[PreferencePair]] = field(default_factory=list)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells this data from other data."""
+        return fingerprint(self.table, self.batches)
 
 
 def read_inputs(config: RunConfig) -> Inputs:

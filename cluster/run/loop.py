@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
+from cluster.run.stopping import Stopped, StopRequest
 from cluster.sources.base import BatchSource, Metrics
 from cluster.workers.learner_group import LearnerGroup
 
@@ -26,8 +27,13 @@ def run_steps(
     callbacks: Callbacks,
     progress: Progress,
     total_steps: int,
+    stop: StopRequest,
 ) -> None:
-    """Step from ``progress.step`` to ``total_steps``."""
+    """Step from ``progress.step`` to ``total_steps``.
+
+    Raises:
+        Stopped: ``stop`` was asked; the checkpoint of the last step is whole.
+    """
     for step in range(progress.step + 1, total_steps + 1):
         started = time.monotonic()
         batch = source.next(step - 1)
@@ -41,10 +47,16 @@ def run_steps(
         idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
         callbacks.on_step(StepResult(step, batch, metrics))
-        if checkpointer.due(step) or step == total_steps:
-            callbacks.on_checkpoint(step, checkpointer.save(step))
+        last = step == total_steps
+        asked = stop.signum and not last
+        saved = checkpointer.save(step, last=bool(last or asked)) if last or asked or checkpointer.due(step) else None
+        if saved:
+            callbacks.on_checkpoint(step, saved)
+        if asked:
+            callbacks.on_end(step)
+            raise Stopped(stop.signum, step)
     if not total_steps:  # nothing is trained, the starting model is wanted
-        callbacks.on_checkpoint(0, checkpointer.save(0))
+        checkpointer.save(0, last=True)
     callbacks.on_end(total_steps)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
@@ -11,10 +13,11 @@ import ray
 from cluster.config.run_config import RunConfig
 from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, run_attempt
-from cluster.run.inputs import count_steps, read_inputs
+from cluster.run.inputs import Inputs, count_steps, read_inputs
 from cluster.run.loop import Progress
-from cluster.storage.checkpoints import read_manifest
+from cluster.run.resume_guard import validate_same_data, validate_same_run
 from cluster.storage.run_folder import RunFolder
+from cluster.storage.run_lock import run_lock
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
 from cluster.workers.ray_calls import WorkerFailure, failure_of
 from cluster.workers.ray_session import ray_session
@@ -36,39 +39,78 @@ class RunResult:
     """Who waited for whom, in a sentence."""
 
 
-def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> RunResult:
+def train(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, allow_changes: Collection[str] = ()
+) -> RunResult:
     """Run ``config`` to its last step; returns where policy and EMA were exported.
+
+    Args:
+        resume: go on from the run's newest valid checkpoint.
+        overwrite: delete a run of the same name.
+        allow_changes: config keys that may differ from the checkpoint's, beyond those that always may.
 
     Raises:
         UserError: config, data, model, checkpoint or cluster can't be used; one line says which and why.
+        Stopped: the run was asked to end and has saved.
+        Interrupted: it was asked to end at once.
     """
     inputs = read_inputs(config)
     total_steps = count_steps(config, inputs)
-    folder = RunFolder(config, resume=resume, overwrite=overwrite)
-    checkpoint = folder.newest_checkpoint() if resume else None
-    first_step = _resumed_at(folder, checkpoint, total_steps) if resume else 0
     with ExitStack() as stack:
         log = RunLog(config.name)
         stack.callback(log.close)
+        RunFolder(config, resume=resume, overwrite=overwrite)  # what can be rejected leaves no lock behind
+        stack.enter_context(run_lock(config.run_dir.absolute()))
+        folder = RunFolder(config, resume=resume, overwrite=overwrite)
+        if allow_changes and not folder.resumed:
+            raise UserError("--allow-change: the run starts anew; it goes with --resume")
+        start = _resumed(config, folder, inputs, total_steps, allow_changes, log) if folder.resumed else Start()
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         require_room(config, hardware, log.logger)
-        # Nothing on disk was touched so far: whatever could be rejected has been.
+        # Nothing of an earlier run was touched so far: whatever could be rejected has been.
         folder.prepare()
-        if checkpoint:
-            _rewind(folder, first_step)
-        log.keep(folder.path / "run.log")
+        if folder.resumed:
+            _rewind(folder, start.step)
+        log.keep(folder.path)
         log.logger.info(inputs.report)
         log.logger.info(inputs.ends)
-        log.logger.info("%s; %d steps of %d; %s", hardware, total_steps, config.learner.batch_size, folder.path)
-        policy = FailurePolicy(Limits())
+        for change in start.changes:
+            log.logger.info("resumed with %s", change)
+        log.logger.info(
+            "%s; %d steps of %d; %s",
+            hardware,
+            total_steps,
+            config.learner.batch_size,
+            folder.path,
+            extra={"event": "started", "step": start.step},
+        )
+        recovery = config.recovery
+        limits = Limits(
+            replacements=recovery.replacements,
+            restarts=recovery.restarts,
+            window=recovery.within_steps,
+            backoff_s=recovery.backoff_s,
+        )
+        policy = FailurePolicy(limits, config.inserts_per_step)
         setting = Setting(config, folder, inputs, total_steps, hardware, log, policy)
         try:
-            closing = _attempts(setting, checkpoint, Progress(first_step))
-        except BaseException as error:  # for the file alone: the command line prints its own line
-            log.logger.debug("the run ended: %s", first_line(error), exc_info=error)
+            closing = _attempts(setting, start.checkpoint, Progress(start.step))
+        except BaseException as error:  # for the files alone: the command line prints its own line
+            log.logger.debug("ended: %s", first_line(error), exc_info=error, extra={"event": "ended"})
             raise
+        log.logger.debug("complete at step %d", total_steps, extra={"event": "complete"})
     final = folder.checkpoint(total_steps)
     return RunResult(folder.path, final / "policy", final / "ema", total_steps, closing)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins."""
+
+    checkpoint: Path | None = None
+    step: int = 0
+    changes: list[str] = field(default_factory=list)
+    """What differs from the checkpoint's config, and may."""
 
 
 def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> str:
@@ -85,43 +127,61 @@ def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> 
             checkpoint = _after(setting, failure, progress)
 
 
-def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path:
-    """Set ``progress`` back to the newest checkpoint and return it.
+def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path | None:
+    """Set ``progress`` back to the newest valid checkpoint and return it; to the start if there is none.
 
     Raises:
-        UserError: the failure policy ends the run.
+        UserError: the failure policy ends the run, or no checkpoint is valid.
     """
-    checkpoint = setting.folder.newest_checkpoint()
-    event = AttemptFailed(failure.reason, failure.died, progress.step, resumable=checkpoint is not None)
-    decision = setting.policy.decide(event)
-    if decision.action is Action.RAISE or checkpoint is None:
+    log, reached = setting.log.logger, progress.step
+    decision = setting.policy.decide(AttemptFailed(failure.reason, failure.died, reached))
+    if decision.action is Action.RAISE:
         assert decision.error is not None
-        raise decision.error from failure
-    setting.log.logger.warning(
-        "a part of the run died at step %d (%s); it goes on from %s", progress.step, failure.reason, checkpoint.name
+        remedy = "; --resume goes on from the newest checkpoint" if setting.folder.newest_checkpoint() else ""
+        raise UserError(f"{decision.error}{remedy}") from failure
+    found = setting.folder.newest_valid_checkpoint(log)
+    checkpoint, progress.step = (found[0], found[1].step) if found else (None, 0)
+    log.warning(
+        "a part of the run %s at step %d (%s); it goes on from %s",
+        "died" if failure.died else "failed",
+        reached,
+        failure.reason,
+        checkpoint.name if checkpoint else "the start",
+        extra={"event": "attempt failed", "reached": reached, "step": progress.step},
     )
-    progress.step = read_manifest(checkpoint).step
     _rewind(setting.folder, progress.step)
+    time.sleep(decision.pause_s)
     return checkpoint
 
 
-def _resumed_at(folder: RunFolder, checkpoint: Path | None, total_steps: int) -> int:
-    """The checkpoint's step.
+def _resumed(
+    config: RunConfig,
+    folder: RunFolder,
+    inputs: Inputs,
+    total_steps: int,
+    allow_changes: Collection[str],
+    log: RunLog,
+) -> Start:
+    """From where a resumed run goes on.
 
     Raises:
-        UserError: it can't be resumed from.
+        UserError: there is no valid checkpoint, or it belongs to another run.
     """
-    if checkpoint is None:
-        raise UserError(f"{folder.path}: --resume, but it holds no whole checkpoint")
-    step = read_manifest(checkpoint).step
-    if step >= total_steps:
-        raise UserError(f"{checkpoint}: the run is complete at step {step}; raise learner.steps to go on")
+    found = folder.newest_valid_checkpoint(log.logger)
+    if found is None:
+        return Start()
+    checkpoint, manifest = found
+    if manifest.step >= total_steps:
+        raise UserError(f"{checkpoint}: the run is complete at step {manifest.step}; raise learner.steps to go on")
+    changes = validate_same_run(config, checkpoint, [key for key in allow_changes if key != "data.path"])
+    validate_same_data(manifest.data, inputs.fingerprint, checkpoint, config.data.path, allow_changes)
     for name in LINES:
         folder.validate_lines(name)
-    return step
+    return Start(checkpoint, manifest.step, changes)
 
 
 def _rewind(folder: RunFolder, step: int) -> None:
     """Drop what was logged after a checkpoint's step, as it is written again."""
+    folder.set_aside_after(step)
     for name in LINES:
         folder.keep_lines_below(name, step)

@@ -1,21 +1,35 @@
-"""A checkpoint on disk: written aside, renamed when it is whole, with a manifest that says what it is."""
+"""A checkpoint on disk: written aside, renamed when it is whole and durable, with a manifest that proves it."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from contracts.errors import UserError
 from contracts.version import VERSION, validate_format
 
-FORMAT = 1
+FORMAT = 2
 """Changes with the files that a checkpoint holds."""
 MANIFEST = "run.json"
+BLOCK_BYTES = 8 << 20
+"""Read at a time for a checksum."""
+
+
+class FileRecord(BaseModel):
+    """What a file of a checkpoint must be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int
+    xxh3: str
+    """128 bits, hexadecimal."""
 
 
 class CheckpointManifest(BaseModel):
@@ -28,14 +42,22 @@ class CheckpointManifest(BaseModel):
     """Of the program that wrote the checkpoint."""
     step: int
     """Optimizer steps that were done."""
-    rows: int
-    """Rows of the dataset."""
+    data: str
+    """Fingerprint of the token ids that the run trains on."""
+    files: dict[str, FileRecord]
+    """Every other file, by its path in the checkpoint."""
 
 
-def write_manifest(folder: Path, step: int, rows: int) -> None:
-    """Say in ``folder`` that it holds a checkpoint of this format."""
-    manifest = CheckpointManifest(format=FORMAT, version=VERSION, step=step, rows=rows)
-    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+def write_manifest(folder: Path, step: int, data: str) -> None:
+    """Make every file of the finished checkpoint durable, and say in it what each must be."""
+    files = {}
+    for path in _files(folder):
+        files[str(path.relative_to(folder))] = _record(path)
+        _flush(path)
+    manifest = CheckpointManifest(format=FORMAT, version=VERSION, step=step, data=data, files=files)
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    _flush(folder / MANIFEST)
+    _flush(folder)
 
 
 def read_manifest(folder: Path) -> CheckpointManifest:
@@ -59,12 +81,63 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         raise UserError(f"{path}: damaged: {first['loc'][0]}: {first['msg']}") from error
 
 
+def verify(folder: Path) -> CheckpointManifest:
+    """Read every file of the checkpoint and compare it with the manifest.
+
+    Raises:
+        UserError: a file is missing or is not what was written, or the manifest can't be used.
+    """
+    manifest = read_manifest(folder)
+    for name, written in manifest.files.items():
+        path = folder / name
+        try:
+            if path.stat().st_size != written.bytes:
+                raise UserError(f"{path}: damaged: {path.stat().st_size} bytes, {written.bytes} were written")
+            if _record(path) != written:
+                raise UserError(f"{path}: damaged: its checksum is not that of what was written")
+        except OSError as error:
+            raise UserError(f"{path}: can't be read: {error.strerror}") from error
+    return manifest
+
+
 @contextmanager
 def written_aside(final: Path) -> Iterator[Path]:
-    """An empty folder to write a checkpoint in; it becomes ``final`` if the body ends without an error."""
+    """An empty folder to write a checkpoint in; it becomes ``final`` if the body ends without an error, else it is
+    deleted: a full disk gets its room back.
+
+    Raises:
+        FileExistsError: ``final`` is there already.
+    """
     aside = final.with_name(f"{final.name}.tmp")
-    if aside.exists():
-        shutil.rmtree(aside)
+    if final.exists():
+        raise FileExistsError(f"{final}: is there already")
+    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    yield aside
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     aside.rename(final)
+    _flush(final.parent)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+
+
+def _record(path: Path) -> FileRecord:
+    checksum = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            checksum.update(block)
+    return FileRecord(bytes=path.stat().st_size, xxh3=checksum.hexdigest())
+
+
+def _flush(path: Path) -> None:
+    """Force a file or folder to the disk: a rename may otherwise outlive the bytes that it names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

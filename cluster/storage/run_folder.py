@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from cluster.config.run_config import RunConfig
+from cluster.storage.checkpoints import CheckpointManifest, verify
 from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
 from contracts.errors import UserError
 
@@ -23,14 +25,16 @@ class RunFolder:
             UserError: it holds a run already and neither ``resume`` nor ``overwrite`` is set, or there is no checkpoint
                 to resume from.
         """
-        self._config, self._resume = config, resume
+        self._config = config
         self.path = config.run_dir.absolute()
         if resume and overwrite:
             raise UserError("--resume and --overwrite exclude each other: go on with the run, or replace it")
         if resume and self.newest_checkpoint() is None:
             raise UserError(f"{config.run_dir}: --resume, but it holds no whole checkpoint; start without --resume")
         self._started = (self.path / "metrics.jsonl").exists() or self.newest_checkpoint() is not None
-        if self._started and not resume and not overwrite:
+        self.resumed = self._started and (resume or (config.recovery.auto_resume and not overwrite))
+        """Whether a run that is there is gone on with."""
+        if self._started and not self.resumed and not overwrite:
             raise UserError(f"{config.run_dir}: holds a run already; give another name=, or --resume, or --overwrite")
 
     def prepare(self) -> None:
@@ -41,7 +45,7 @@ class RunFolder:
             UserError: it can't be written.
         """
         try:
-            if self._started and not self._resume:
+            if self._started and not self.resumed:
                 shutil.rmtree(self.path)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             (self.path / "config.yaml").write_text(as_yaml(self._config), encoding="utf-8")
@@ -62,6 +66,34 @@ class RunFolder:
     def newest_checkpoint(self) -> Path | None:
         """The whole checkpoint of the highest step; unfinished ones carry another name."""
         return max(self._whole(), key=_step_of, default=None)
+
+    def newest_valid_checkpoint(self, log: logging.Logger) -> tuple[Path, CheckpointManifest] | None:
+        """The newest checkpoint whose files are all what was written; ``log`` is told of each that is passed over.
+        None: there is no checkpoint.
+
+        Raises:
+            UserError: there are some, and none is valid; it says what is wrong with the newest.
+        """
+        first: UserError | None = None
+        for folder in sorted(self._whole(), key=_step_of, reverse=True):
+            try:
+                return folder, verify(folder)
+            except UserError as error:
+                log.warning(
+                    "%s; an older checkpoint serves if there is one", error, extra={"event": "checkpoint damaged"}
+                )
+                first = first or error
+        if first:
+            raise first
+        return None
+
+    def set_aside_after(self, step: int) -> None:
+        """Rename checkpoints after ``step``: they are damaged, and the run will write those steps again."""
+        for folder in self._whole():
+            if _step_of(folder) > step:
+                aside = folder.with_name(f"{folder.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
 
     def prune(self, keep: int) -> None:
         """Delete all but the newest ``keep`` checkpoints, and unfinished ones."""

@@ -165,7 +165,13 @@ class ActorPool:
         if decision.action is Action.RAISE:
             assert decision.error is not None
             raise decision.error
-        self.log.warning("%s %s failed (%s); a new actor takes over its work", member.name, member.state.value, reason)
+        self.log.warning(
+            "%s %s failed (%s); a new actor takes over its work",
+            member.name,
+            member.state.value,
+            reason,
+            extra={"event": "actor replaced", "actor": member.name},
+        )
         self._dismiss(member)
         self.add(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
@@ -28,11 +29,9 @@ class AttemptFailed:
 
     reason: str
     died: bool
-    """A process is gone; otherwise it raised, and would do so again."""
+    """A process is gone; otherwise it raised."""
     step: int
     """Optimizer steps done when it happened."""
-    resumable: bool
-    """Whether there is a checkpoint to go on from."""
 
 
 class Action(Enum):
@@ -50,6 +49,8 @@ class Decision:
 
     action: Action
     error: UserError | None = None
+    pause_s: float = 0.0
+    """Wait before it: what has just died may need a moment, such as a node that comes back."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +58,34 @@ class Limits:
     """How much is tried before a run gives up."""
 
     replacements: int = 8
-    """Actors that may fail in one run."""
+    """Actors that may fail within ``window`` steps."""
     without_progress: int = 2
     """Replacements in a row between which no plan index was finished: the cause hits every actor."""
-    restarts: int = 3
-    """Attempts that may fail in one run."""
+    restarts: int = 5
+    """Attempts that may fail within ``window`` steps."""
+    window: int = 1000
+    """Optimizer steps."""
+    backoff_s: float = 2.0
+    """Pause before a new attempt; doubled for each one in the window."""
+    longest_backoff_s: float = 120.0
 
 
 class FailurePolicy:
     """One for a run: it remembers what has failed before."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, inserts_per_step: int = 1) -> None:
+        """``inserts_per_step``: plan indices of an optimizer step."""
+        self._limits, self._inserts_per_step = limits, inserts_per_step
         self.replaced = 0
         """Actors replaced so far."""
         self.restarted = 0
         """Attempts begun anew so far."""
+        self._actors_failed: deque[int] = deque()
+        """Steps at which actors failed within the window."""
+        self._attempts_failed: deque[int] = deque()
         self._without_progress = 0
         self._finished = -1
         """Plan indices accounted for when an actor last failed."""
-        self._last_step = -1
-        """Where the last attempt failed."""
 
     def decide(self, event: ActorFailed | AttemptFailed) -> Decision:
         return self._on_actor(event) if isinstance(event, ActorFailed) else self._on_attempt(event)
@@ -88,19 +96,28 @@ class FailurePolicy:
         stalled = event.finished == self._finished
         self._without_progress = self._without_progress + 1 if stalled else 0
         self._finished = event.finished
-        if self._without_progress >= self._limits.without_progress or self.replaced >= self._limits.replacements:
-            count = self.replaced + 1
-            text = f"generation: {count} actors failed, the last, {event.actor}, with: {event.reason}"
+        recent = self._within(self._actors_failed, event.finished // self._inserts_per_step)
+        if self._without_progress >= self._limits.without_progress or recent > self._limits.replacements:
+            text = f"generation: {recent} actors failed, the last, {event.actor}, with: {event.reason}"
             return Decision(Action.RAISE, UserError(text))
         self.replaced += 1
         return Decision(Action.RETRY)
 
     def _on_attempt(self, event: AttemptFailed) -> Decision:
-        again = event.step == self._last_step
-        self._last_step = event.step
-        if event.died and event.resumable and not again and self.restarted < self._limits.restarts:
+        again = event.step in self._attempts_failed
+        recent = self._within(self._attempts_failed, event.step)
+        # What raises before the first step or twice at one step is no accident of the machines.
+        hopeless = again or (event.step == 0 and not event.died)
+        if not hopeless and recent <= self._limits.restarts:
             self.restarted += 1
-            return Decision(Action.RESTART)
-        times = f" {self.restarted + 1} times" if self.restarted else ""
-        remedy = "; --resume goes on from the newest checkpoint" if event.resumable else ""
-        return Decision(Action.RAISE, UserError(f"the run failed{times} at step {event.step}: {event.reason}{remedy}"))
+            pause_s = self._limits.backoff_s * 2 ** (recent - 1)
+            return Decision(Action.RESTART, pause_s=min(pause_s, self._limits.longest_backoff_s))
+        times = f" {recent} times" if recent > 1 else ""
+        return Decision(Action.RAISE, UserError(f"the run failed{times} at step {event.step}: {event.reason}"))
+
+    def _within(self, failures: deque[int], step: int) -> int:
+        """Note a failure at ``step``; how many there were within the window, this one included."""
+        failures.append(step)
+        while step - failures[0] >= self._limits.window:
+            failures.popleft()
+        return len(failures)

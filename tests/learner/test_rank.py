@@ -165,7 +165,7 @@ def test_bf16_trains_with_fp32_masters(zero_stage, tiny_llama, tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "ema").dtype == torch.bfloat16
 
 
-def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any]) -> None:
+def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
     learner = start(rank, world, port, parts)
     # One pair for two ranks: the other one computes nothing that counts, and still keeps step.
     pair = make_pairs(1, 1)
@@ -189,6 +189,12 @@ def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any]) ->
         wrong = PreferencePair(*(np.array([3, 500], np.int32),) * 2, 0, 2, np.array([4], np.int32), False)
         with pytest.raises(UserError, match="token id 500 is outside its vocabulary of 128"):
             learner.step([wrong], 2)
+    # What one rank can't write, all ranks learn of; they stay in step.
+    (Path(out) / "full" / "rank-1.json").mkdir(parents=True, exist_ok=True)
+    with pytest.raises(UserError, match=r"learner rank 1: .*full: .*Is a directory"):
+        learner.save(f"{out}/full")
+    learner.save(f"{out}/empty")
+
     learner.shards.restore([torch.full_like(master, float("nan")) for master in learner.shards.masters])
     with pytest.raises(UserError, match="the loss of step 5 is nan"):
         learner.step([pairs[rank]], 2)
@@ -196,8 +202,8 @@ def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
-def test_small_batches_cached_references_and_rejections(zero_stage, tiny_llama):
-    in_group(2, run_small_things, sections(tiny_llama, learner={"zero_stage": zero_stage}))
+def test_small_batches_cached_references_and_rejections(zero_stage, tiny_llama, tmp_path):
+    in_group(2, run_small_things, sections(tiny_llama, learner={"zero_stage": zero_stage}), str(tmp_path))
 
 
 def train_supervised(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:

@@ -20,12 +20,12 @@ from support.command_line import Sapo
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunConfig, bool, bool]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunConfig, bool, bool, list[str]]]:
     """What the run loop was asked for, instead of a run."""
-    calls: list[tuple[RunConfig, bool, bool]] = []
+    calls: list[tuple[RunConfig, bool, bool, list[str]]] = []
 
-    def train(config: RunConfig, *, resume: bool, overwrite: bool) -> SimpleNamespace:
-        calls.append((config, resume, overwrite))
+    def train(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes: list[str]) -> SimpleNamespace:
+        calls.append((config, resume, overwrite, allow_changes))
         return SimpleNamespace(policy="P", ema="E", folder=Path("F"))
 
     monkeypatch.setattr("cluster.run.train.train", train)
@@ -33,18 +33,19 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunConfig, bool, bool
 
 
 def test_train_hands_config_and_flags_on_and_prints_where_the_models_are(
-    sapo: Sapo, run_file: Path, started: list[tuple[RunConfig, bool, bool]]
+    sapo: Sapo, run_file: Path, started: list[tuple[RunConfig, bool, bool, list[str]]]
 ) -> None:
     said = sapo("train", run_file, "learner.steps=5", "--overwrite")
     assert (said.status, said.out) == (0, "policy: P\nEMA: E\nmetrics: F/metrics.jsonl\n")
-    assert started == [(load_config(run_file, ["learner.steps=5"]), False, True)]
+    assert started == [(load_config(run_file, ["learner.steps=5"]), False, True, [])]
 
 
 def test_sft_sets_method_objective_and_reference(
-    sapo: Sapo, run_file: Path, started: list[tuple[RunConfig, bool, bool]]
+    sapo: Sapo, run_file: Path, started: list[tuple[RunConfig, bool, bool, list[str]]]
 ) -> None:
-    assert sapo("sft", run_file, "--resume").status == 0
-    config, resume, overwrite = started[0]
+    assert sapo("sft", run_file, "--resume", "--allow-change", "optimizer.lr").status == 0
+    config, resume, overwrite, allowed = started[0]
+    assert allowed == ["optimizer.lr"]
     assert (config.method, config.objective.name, config.reference.mode) == ("sft", "sft", "none")
     assert (resume, overwrite) == (True, False)
 
@@ -85,7 +86,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert (said.status, said.err) == (130, "sapo: interrupted; there is no checkpoint yet\n")
     checkpoint = tmp_path / "runs" / "r" / "checkpoints" / "step-3"
     checkpoint.mkdir(parents=True)
-    write_manifest(checkpoint, step=3, rows=1)
+    write_manifest(checkpoint, step=3, data="d")
     said = sapo("train", run_file)
     assert (said.status, said.err) == (130, "sapo: interrupted; --resume goes on from the newest checkpoint\n")
 

@@ -11,7 +11,7 @@ from cluster.reports.run_log import RunLog
 
 def test_both_ends_get_a_line_and_the_file_keeps_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     log = RunLog("mine")
-    log.keep(tmp_path / "run.log")
+    log.keep(tmp_path)
     log.logger.info("actor-0 failed [bold]\u27e6x\u27e7")
     try:
         raise OSError("the cause")

@@ -29,8 +29,8 @@ def setting(tmp_path: Path):
     folder = RunFolder(RunConfig.model_validate(values), resume=False, overwrite=False)
     folder.prepare()
     log = RunLog("r")
-    log.keep(folder.path / "run.log")
-    yield SimpleNamespace(folder=folder, log=log, policy=FailurePolicy(Limits(restarts=2)))
+    log.keep(folder.path)
+    yield SimpleNamespace(folder=folder, log=log, policy=FailurePolicy(Limits(restarts=2, backoff_s=0.0)))
     log.close()
 
 
@@ -51,7 +51,7 @@ class Attempts:
             if step % 4 == 0:
                 folder = self._setting.folder.checkpoint(step)
                 folder.mkdir()
-                write_manifest(folder, step, rows=1)
+                write_manifest(folder, step, data="d")
         lines.close()
         if error:
             raise error
@@ -83,15 +83,45 @@ def test_what_died_too_often_ends_the_run_in_one_line(setting, monkeypatch):
     assert "\n" not in str(ended.value)
 
 
-def test_what_raised_ends_the_run_at_once_and_its_traceback_is_in_the_log(setting, monkeypatch):
-    with pytest.raises(UserError, match="at step 6: OutOfMemoryError"):
-        run(setting, monkeypatch, (6, WorkerFailure("OutOfMemoryError: 2 GiB", died=False)))
+def test_what_raised_is_tried_again_once_and_its_traceback_is_in_the_log(setting, monkeypatch):
+    raised = WorkerFailure("OutOfMemoryError: 2 GiB", died=False)
+    with pytest.raises(UserError, match="failed 2 times at step 6: OutOfMemoryError"):
+        run(setting, monkeypatch, (6, raised), (6, raised))
     assert "Traceback" in (setting.folder.path / "run.log").read_text()
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_on_from(setting, monkeypatch):
-    with pytest.raises(UserError, match=r"at step 2: rank-1 was killed$"):
-        run(setting, monkeypatch, (2, DIED))
+def test_a_run_without_a_checkpoint_begins_anew(setting, monkeypatch):
+    attempts = run(setting, monkeypatch, (2, DIED), (8, None))
+    assert attempts.began == [(0, ""), (0, "")]
+    assert steps(setting) == list(range(1, 9))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_set_aside(setting, monkeypatch):
+    class Damaging(Attempts):
+        def __call__(self, setting: Any, checkpoint: Path | None, progress: Progress) -> str:
+            try:
+                return super().__call__(setting, checkpoint, progress)
+            finally:
+                if len(self.began) == 1:
+                    (setting.folder.checkpoint(8) / "run.json").write_text("{")
+
+    attempts = Damaging(setting, (9, DIED), (12, None))
+    monkeypatch.setattr(module, "run_attempt", attempts)
+    module._attempts(setting, None, Progress(0))
+    assert attempts.began == [(0, ""), (4, "step-4")]
+    assert steps(setting) == list(range(1, 13))
+    assert sorted(p.name for p in setting.folder.checkpoints.iterdir()) == [
+        "step-12",
+        "step-4",
+        "step-8",
+        "step-8.damaged",
+    ]
+
+
+def test_events_say_what_happened(setting, monkeypatch):
+    run(setting, monkeypatch, (6, DIED), (12, None))
+    (event,) = [json.loads(line) for line in (setting.folder.path / "events.jsonl").read_text().splitlines()]
+    assert (event["event"], event["reached"], event["step"]) == ("attempt failed", 6, 4)
 
 
 def test_the_users_own_error_is_raised_as_it_was(setting, monkeypatch):

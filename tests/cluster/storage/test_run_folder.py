@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from cluster.config.loading import load_config
 from cluster.config.run_config import RunConfig
+from cluster.storage.checkpoints import write_manifest
 from cluster.storage.run_folder import RunFolder, as_yaml
 from contracts.errors import UserError
 
@@ -63,6 +65,49 @@ def test_a_resumed_run_keeps_what_is_there(tmp_path: Path) -> None:
     (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
     prepared(config(tmp_path), resume=True)
     assert (folder.path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def checkpoints(folder: RunFolder, *steps: int) -> None:
+    for step in steps:
+        folder.checkpoint(step).mkdir()
+        (folder.checkpoint(step) / "state").write_text(f"of step {step}")
+        write_manifest(folder.checkpoint(step), step, data="d")
+
+
+def test_an_older_checkpoint_serves_where_newer_ones_are_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, log = prepared(config(tmp_path)), logging.getLogger("test")
+    assert folder.newest_valid_checkpoint(log) is None
+    checkpoints(folder, 4, 8, 12)
+    (folder.checkpoint(12) / "run.json").unlink()
+    (folder.checkpoint(8) / "state").write_text("of step 7")
+    found = folder.newest_valid_checkpoint(log)
+    assert found is not None
+    assert (found[0], found[1].step) == (folder.checkpoint(4), 4)
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        str(folder.checkpoint(12) / "run.json"),
+        str(folder.checkpoint(8) / "state"),
+    ]
+    folder.set_aside_after(4)
+    assert sorted(p.name for p in folder.checkpoints.iterdir()) == ["step-12.damaged", "step-4", "step-8.damaged"]
+
+
+def test_a_run_without_any_valid_checkpoint_says_what_is_wrong_with_the_newest(tmp_path: Path) -> None:
+    folder = prepared(config(tmp_path))
+    checkpoints(folder, 4, 8)
+    for step in (4, 8):
+        (folder.checkpoint(step) / "state").unlink()
+    with pytest.raises(UserError, match=r"step-8/state: can't be read"):
+        folder.newest_valid_checkpoint(logging.getLogger("test"))
+
+
+def test_a_run_that_may_goes_on_by_itself_and_overwrite_still_replaces_it(tmp_path: Path) -> None:
+    again = config(tmp_path, recovery={"auto_resume": True})
+    assert not RunFolder(again, resume=False, overwrite=False).resumed
+    prepared(config(tmp_path)).checkpoint(3).mkdir()
+    assert RunFolder(again, resume=False, overwrite=False).resumed
+    assert not RunFolder(again, resume=False, overwrite=True).resumed
 
 
 def test_resume_without_a_whole_checkpoint_is_rejected_and_makes_no_folder(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ def actor(finished: int, cause: UserError | None = None) -> ActorFailed:
     return ActorFailed("actor-0", "running", "it broke", finished, cause)
 
 
-def attempt(step: int, *, died: bool = True, resumable: bool = True) -> AttemptFailed:
-    return AttemptFailed("a rank died", died, step, resumable)
+def attempt(step: int, *, died: bool = True) -> AttemptFailed:
+    return AttemptFailed("a rank died", died, step)
 
 
 def actions(policy: FailurePolicy, *events: ActorFailed | AttemptFailed) -> list[Action]:
@@ -26,9 +26,11 @@ def test_replacements_without_progress_end_the_run_and_progress_forgives():
     assert str(decision.error) == "generation: 5 actors failed, the last, actor-0, with: it broke"
 
 
-def test_replacements_are_limited_over_the_run():
+def test_replacements_are_limited_within_so_many_steps():
     policy = FailurePolicy(Limits(replacements=2))
     assert actions(policy, actor(1), actor(2), actor(3)) == [Action.RETRY, Action.RETRY, Action.RAISE]
+    policy = FailurePolicy(Limits(replacements=2, window=10), inserts_per_step=4)
+    assert actions(policy, actor(0), actor(20), actor(41), actor(62)) == [Action.RETRY] * 4
 
 
 def test_the_user_s_own_fault_is_raised_as_it_was():
@@ -36,9 +38,16 @@ def test_the_user_s_own_fault_is_raised_as_it_was():
     assert FailurePolicy(Limits()).decide(actor(0, fault)).error is fault
 
 
-def test_a_death_restarts_the_attempt_from_a_checkpoint_so_many_times():
+def test_a_failure_begins_a_new_attempt_so_many_times_within_so_many_steps():
     policy = FailurePolicy(Limits(restarts=2))
     assert actions(policy, attempt(5), attempt(9), attempt(12)) == [Action.RESTART, Action.RESTART, Action.RAISE]
+    policy = FailurePolicy(Limits(restarts=2, window=10))
+    assert actions(policy, *(attempt(step) for step in range(0, 60, 6))) == [Action.RESTART] * 10
+
+
+def test_each_new_attempt_within_the_window_waits_twice_as_long_up_to_a_limit():
+    policy = FailurePolicy(Limits(restarts=9, backoff_s=2.0, longest_backoff_s=10.0))
+    assert [policy.decide(attempt(step)).pause_s for step in range(5)] == [2.0, 4.0, 8.0, 10.0, 10.0]
 
 
 def test_dying_twice_at_the_same_step_ends_the_run_with_the_reason():
@@ -46,13 +55,10 @@ def test_dying_twice_at_the_same_step_ends_the_run_with_the_reason():
     assert policy.decide(attempt(5)).action is Action.RESTART
     decision = policy.decide(attempt(5))
     assert decision.action is Action.RAISE
-    assert str(decision.error) == (
-        "the run failed 2 times at step 5: a rank died; --resume goes on from the newest checkpoint"
-    )
+    assert str(decision.error) == "the run failed 2 times at step 5: a rank died"
 
 
-def test_what_raises_would_raise_again_and_without_a_checkpoint_there_is_nothing_to_go_on_from():
-    assert FailurePolicy(Limits()).decide(attempt(5, died=False)).action is Action.RAISE
-    decision = FailurePolicy(Limits()).decide(attempt(5, resumable=False))
-    assert decision.action is Action.RAISE
-    assert "--resume" not in str(decision.error)
+def test_what_raises_before_the_first_step_ends_the_run_and_later_it_is_tried_again():
+    assert FailurePolicy(Limits()).decide(attempt(0, died=False)).action is Action.RAISE
+    assert FailurePolicy(Limits()).decide(attempt(0)).action is Action.RESTART
+    assert FailurePolicy(Limits()).decide(attempt(5, died=False)).action is Action.RESTART

@@ -1,0 +1,66 @@
+"""SIGTERM and Ctrl-C: the first asks a run to save after its current step and to end, the second ends it at once."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """A run was asked to end: before it had anything to save, twice, or for longer than its grace time."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Stopped(Exception):
+    """A run was asked to end and has saved."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped at step {step} by {signal.Signals(signum).name}")
+        self.signum, self.step = signum, step
+
+
+class StopRequest:
+    """Whether the run was asked to end. Handlers are the process's: one at a time, in its main thread."""
+
+    def __init__(self, log: logging.Logger, grace_s: float) -> None:
+        """``grace_s``: longest wait for the step and its checkpoint."""
+        self._log, self._grace_s = log, grace_s
+        self.signum = 0
+        """What asked; 0: nothing has."""
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Within, a first signal only sets ``signum``.
+
+        Raises:
+            Interrupted: a second one came, or the grace time is over.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in (*SIGNALS, signal.SIGALRM)}
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        if self.signum:
+            raise Interrupted(self.signum)
+        if signum == signal.SIGALRM:
+            return
+        self.signum = signum
+        name = signal.Signals(signum).name
+        self._log.info("%s: saving after this step, then ending; once more ends it at once", name)
+        signal.setitimer(signal.ITIMER_REAL, self._grace_s)

@@ -1,0 +1,48 @@
+"""The first signal lets a run save, the second or the end of the grace time does not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+
+import pytest
+
+from cluster.run.stopping import Interrupted, StopRequest
+
+LOG = logging.getLogger("test")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_is_noted_and_a_second_ends_the_run(signum: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    stop = StopRequest(LOG, grace_s=30.0)
+    before = signal.getsignal(signum)
+    with pytest.raises(Interrupted) as ended, stop.heeded():
+        assert stop.signum == 0
+        os.kill(os.getpid(), signum)
+        time.sleep(0.05)
+        assert stop.signum == signum
+        os.kill(os.getpid(), signum)
+        time.sleep(5)
+    assert ended.value.signum == signum
+    assert signal.getsignal(signum) == before
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{signal.Signals(signum).name}: saving after this step, then ending; once more ends it at once"
+    ]
+
+
+def test_the_grace_time_ends() -> None:
+    began = time.monotonic()
+    with pytest.raises(Interrupted), StopRequest(LOG, grace_s=0.2).heeded():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+    assert time.monotonic() - began < 20
+
+
+def test_a_run_that_ends_in_time_leaves_no_alarm() -> None:
+    stop = StopRequest(LOG, grace_s=60.0)
+    with stop.heeded():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

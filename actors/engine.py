@@ -108,6 +108,11 @@ class SegmentEngine:
         assert final is not None
         return final.outputs[0].logprobs[0][last].logprob
 
+    async def abort_all(self) -> None:
+        """Forget every request, also of a frozen engine; nobody waits for one any more."""
+        if isinstance(self._engine, InProcessEngine):
+            await self._engine.abort_all()  # vLLM's own does so when a waiting task is cancelled
+
     @property
     def unfinished(self) -> int:
         """Requests that the engine still works on."""

@@ -39,14 +39,29 @@ class GenerationActor:
         self._plan, self._table = work.plan, work.table
         self._ends = frozenset(engine.ends)
         self._engine = SegmentEngine(engine, config)
+        self._running: asyncio.Task[None] | None = None
+        self._calls = 0
+        self._begin()
+
+    def _begin(self) -> None:
         self._leave = asyncio.Event()
         self._outbox = Outbox(self._insert)
         self._busy = InFlight()
         self._generated_tokens = 0
-        self._calls = 0
 
     async def ready(self) -> str:
         """Answers when the engine is up."""
+        return self.name
+
+    async def adopt(self, buffer: ReplayBuffer) -> str:
+        """Drop what is in hand and work for another buffer from the next ``run`` on, with the engine as it is: the one
+        before has died with its attempt. New weights come before that."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        await self._engine.abort_all()
+        self._buffer = buffer
+        self._begin()
         return self.name
 
     async def run(self) -> None:
@@ -55,6 +70,10 @@ class GenerationActor:
         Raises:
             Exception: the first that the engine or an insert raised; the supervisor replaces the actor.
         """
+        self._running = asyncio.ensure_future(self._work_for_buffer())
+        await self._running
+
+    async def _work_for_buffer(self) -> None:
         room = self._config.max_concurrent_requests
         leased: asyncio.Queue[int | None] = asyncio.Queue(max(1, room // 4))
         try:

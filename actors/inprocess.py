@@ -88,6 +88,15 @@ class InProcessEngine:
     def get_num_unfinished_requests(self) -> int:
         return len(self._waiting)
 
+    async def abort_all(self) -> None:
+        """Forget every request; nobody waits for one any more."""
+
+        def abort() -> None:
+            self._engine.abort_request(list(self._waiting))
+            self._waiting.clear()
+
+        await self._on_thread(abort)
+
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
         def pause() -> None:
             self._core.pause_scheduler(mode, clear_cache)

@@ -1,4 +1,4 @@
-"""The command line: ``sapo train | sft | eval | generate | actors | config``.
+"""The command line: ``sapo train | sft | eval | generate | actors | checkpoint | stop | config``.
 
 What takes seconds to import (torch, Ray, vLLM) is imported by the commands that need it, when they run.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from cluster.cli.actors import actors
+from cluster.cli.ask import actors, checkpoint, stop
 from cluster.cli.config import config
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
@@ -40,6 +40,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "generate": generate,
     "actors": actors,
+    "checkpoint": checkpoint,
+    "stop": stop,
     "config": config,
 }
 for name, command in COMMANDS.items():

@@ -20,6 +20,8 @@ AllowChange = Annotated[
     list[str] | None,
     typer.Option("--allow-change", metavar="KEY", help="A config key that a resumed run changes on purpose."),
 ]
+STOPPED = 3
+"""Exit status of a run that ``sapo stop`` ended."""
 SIGNALLED = 128
 """A signal's number is added to it for the exit status, as shells have it."""
 
@@ -58,7 +60,7 @@ def _run(config: RunConfig, resume: bool, overwrite: bool, allow_changes: list[s
         result = run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     except Stopped as stopped:
         print(f"sapo: {stopped}; --resume goes on from there", file=sys.stderr)
-        sys.exit(SIGNALLED + stopped.signum)
+        sys.exit(SIGNALLED + stopped.signum if stopped.signum else STOPPED)
     except (KeyboardInterrupt, Interrupted) as interrupted:
         saved = next(config.run_dir.glob("checkpoints/step-*/run.json"), None)
         then = "--resume goes on from the newest checkpoint" if saved else "there is no checkpoint yet"

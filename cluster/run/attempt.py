@@ -7,8 +7,11 @@ placed anew, from the newest checkpoint.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+import ray
 
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
@@ -38,11 +41,12 @@ from cluster.storage.run_folder import RunFolder
 from cluster.weights.parity import ParityCheck, choose_sequences
 from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.actor_factory import ActorFactory
-from cluster.workers.actor_pool import ActorPool
+from cluster.workers.actor_pool import ActorPool, Member
 from cluster.workers.control import open_control
 from cluster.workers.failure_policy import FailurePolicy
+from cluster.workers.inbox import Inbox
 from cluster.workers.learner_group import LearnerGroup, Ranks, WeightSync
-from cluster.workers.ray_calls import NAMESPACE, RayCalls
+from cluster.workers.ray_calls import NAMESPACE, RayCalls, WorkerFailure
 from cluster.workers.resources import Hardware
 
 
@@ -57,6 +61,8 @@ class Setting:
     hardware: Hardware
     log: RunLog
     policy: FailurePolicy
+    survivors: list[Member] = field(default_factory=list)
+    """Actors of an attempt that failed; the next one takes them over."""
 
     @property
     def label(self) -> str:
@@ -78,7 +84,8 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         Interrupted: it was asked to end at once.
     """
     with ExitStack() as parts:
-        group, source = start_parts(setting, parts)
+        inbox = Inbox(partial(open_control, setting.config.name), RayCalls())
+        group, source = start_parts(setting, parts, inbox)
         if note := group.setup():
             setting.log.logger.info(note)
         if checkpoint:
@@ -99,15 +106,15 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
         stop = StopRequest(setting.log.logger, config.checkpoint.grace_s)
         with stop.heeded():
-            run_steps(group, source, checkpointer, callbacks, progress, setting.total_steps, stop)
+            run_steps(group, source, checkpointer, callbacks, progress, setting.total_steps, stop, inbox)
         return closing.closing
 
 
-def start_parts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, BatchSource]:
+def start_parts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[LearnerGroup, BatchSource]:
     """Start learner and source; they are shut down with ``parts``. The one place that asks for the method."""
     config, inputs = setting.config, setting.inputs
     if config.method == "sapo":
-        return _start_rollouts(setting, parts)
+        return _start_rollouts(setting, parts, inbox)
     ends = inputs.ends.ids
     vocabulary = vocabulary_size(inputs.tokenizer) if config.model.add_tokens else 0
     ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label, ends=ends, vocabulary=vocabulary)
@@ -120,7 +127,7 @@ def start_parts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, Batch
     return group, kind(inputs.table, seed=config.seed, batch_size=batch_size)
 
 
-def _start_rollouts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, BatchSource]:
+def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[LearnerGroup, BatchSource]:
     """Ranks, buffer and actors. Engines load while the learner does, and actors are looked after while it steps."""
     config, hardware, table = setting.config, setting.hardware, setting.inputs.table
     ends = setting.inputs.ends.ids
@@ -148,15 +155,26 @@ def _start_rollouts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, B
         setting.log.logger,
         config.cluster.start_timeout_s,
         sync=WeightSync(ranks),
-        requests=open_control(config.name),
+        inbox=inbox,
     )
     parts.callback(pool.shutdown)
-    pool.add(config.generation.actors)
+    pool.adopt(setting.survivors)
+    pool.add(config.generation.actors - len(setting.survivors))
+    setting.survivors.clear()
+    parts.push(partial(_keep_engines, setting, pool))
     group = LearnerGroup(ranks, pool)
     # One token is left for vLLM, which samples one with every score.
     sequences = choose_sequences(table, config.data.max_length - 1)
     parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger)
     return group, RolloutSource(config, len(table), buffer, pool, group, parity)
+
+
+def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseException | None, __: object) -> None:
+    """On the way out of an attempt that failed: its engines serve the next one. One that shares its GPU with a rank is
+    started anew with it."""
+    failed = isinstance(failure, (WorkerFailure, ray.exceptions.RayError))
+    if failed and not setting.config.cluster.colocate:
+        setting.survivors.extend(pool.surrender())
 
 
 def _reports(setting: Setting, source: BatchSource, first_step: int, parts: ExitStack) -> list[Callback]:

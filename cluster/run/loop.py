@@ -9,6 +9,7 @@ from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
 from cluster.run.stopping import Stopped, StopRequest
 from cluster.sources.base import BatchSource, Metrics
+from cluster.workers.inbox import Inbox
 from cluster.workers.learner_group import LearnerGroup
 
 
@@ -28,11 +29,12 @@ def run_steps(
     progress: Progress,
     total_steps: int,
     stop: StopRequest,
+    inbox: Inbox,
 ) -> None:
     """Step from ``progress.step`` to ``total_steps``.
 
     Raises:
-        Stopped: ``stop`` was asked; the checkpoint of the last step is whole.
+        Stopped: by ``stop`` or ``inbox``; the checkpoint of the last step is whole.
     """
     for step in range(progress.step + 1, total_steps + 1):
         started = time.monotonic()
@@ -47,14 +49,15 @@ def run_steps(
         idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
         callbacks.on_step(StepResult(step, batch, metrics))
-        last = step == total_steps
-        asked = stop.signum and not last
-        saved = checkpointer.save(step, last=bool(last or asked)) if last or asked or checkpointer.due(step) else None
-        if saved:
-            callbacks.on_checkpoint(step, saved)
-        if asked:
+        inbox.poll()
+        ending = step == total_steps or bool(stop.signum) or inbox.stop_asked
+        if ending or checkpointer.due(step) or inbox.checkpoint_due():
+            saved = checkpointer.save(step, last=ending)
+            if saved:
+                callbacks.on_checkpoint(step, saved)
+        if ending and step < total_steps:
             callbacks.on_end(step)
-            raise Stopped(stop.signum, step)
+            raise Stopped(step, stop.signum)
     if not total_steps:  # nothing is trained, the starting model is wanted
         checkpointer.save(0, last=True)
     callbacks.on_end(total_steps)

@@ -23,8 +23,10 @@ class Interrupted(BaseException):
 class Stopped(Exception):
     """A run was asked to end and has saved."""
 
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped at step {step} by {signal.Signals(signum).name}")
+    def __init__(self, step: int, signum: int = 0) -> None:
+        """``signum``: what asked; 0: a person, through the run's mailbox."""
+        by = f"by {signal.Signals(signum).name}" if signum else "on request"
+        super().__init__(f"stopped at step {step} {by}")
         self.signum, self.step = signum, step
 
 

@@ -14,7 +14,7 @@ from actors.token_table import TokenTable
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
 from cluster.weights.publisher_spec import choose_backend
-from cluster.workers.ray_calls import Placement, Worker
+from cluster.workers.ray_calls import Call, Placement, Worker
 from cluster.workers.resources import Bundle, Hardware, actor_bundle
 
 CONCURRENT_CALLS = 1000
@@ -77,6 +77,10 @@ class ActorFactory:
     def place(self, name: str) -> Placement:
         """Ask for an actor's place."""
         return Placement.ask([self.bundle], "STRICT_PACK", f"{self.label}-{name}")
+
+    def adopt(self, worker: Worker) -> Call:
+        """Let an actor of an earlier attempt work for this one's buffer; its engine keeps what it has loaded."""
+        return worker.call("adopt", self.buffer)
 
     def spawn(self, name: str, placement: Placement) -> Worker:
         """Start an actor whose engine loads the starting model."""

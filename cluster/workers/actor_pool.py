@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from buffer.messages import BufferStats
 from cluster.workers.failure_policy import Action, ActorFailed, FailurePolicy
+from cluster.workers.inbox import Inbox
 from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure
 from cluster.workers.resources import totals
 from contracts.errors import UserError
@@ -35,6 +36,8 @@ class Factory(Protocol):
     def place(self, name: str) -> Placement: ...
 
     def spawn(self, name: str, placement: Placement) -> Worker: ...
+
+    def adopt(self, worker: Worker) -> Call: ...
 
 
 class Leases(Protocol):
@@ -81,8 +84,8 @@ class ActorPool:
     """Longest wait for the cluster to place the first actor."""
     sync: Sync | None = None
     """None where no learner runs: the actors keep the starting weights."""
-    requests: Worker | None = None
-    """Mailbox through which a person asks for more or fewer actors."""
+    inbox: Inbox | None = None
+    """Through which a person asks for more or fewer actors."""
     calls: Calls = field(default_factory=RayCalls)
     clock: Callable[[], float] = time.monotonic
     members: dict[str, Member] = field(default_factory=dict, init=False)
@@ -90,10 +93,6 @@ class ActorPool:
     _targets: set[str] = field(default_factory=set, init=False)
     _sends: list[Call] = field(default_factory=list, init=False)
     _started: int = field(default=0, init=False)
-    _request: Call | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self._await_request()
 
     # ---- what a run asks for --------------------------------------------------------------------------------
 
@@ -104,6 +103,24 @@ class ActorPool:
             self._started += 1
             placement = self.factory.place(name)
             self.members[name] = Member(name, placement, placement.ready(), self.clock())
+
+    def adopt(self, survivors: Sequence[Member]) -> None:
+        """Take over actors that an earlier attempt left, engines and all; one that does not answer is replaced."""
+        for survivor in survivors:
+            number = self._started
+            self._started = max(number, int(survivor.name.rpartition("-")[2]) + 1)
+            adoption = self.factory.adopt(_worker(survivor))
+            self.members[survivor.name] = Member(
+                survivor.name, survivor.placement, adoption, self.clock(), survivor.worker, State.STARTING
+            )
+
+    def surrender(self) -> list[Member]:
+        """Give up the actors whose engine is up, for ``adopt``; they are this pool's no more."""
+        up = (State.READY, State.JOINING, State.RUNNING)
+        survivors = [member for member in self.members.values() if member.state in up]
+        for survivor in survivors:
+            del self.members[survivor.name]
+        return survivors
 
     def remove(self, count: int) -> None:
         """Let the newest actors finish what they have in hand and leave."""
@@ -177,7 +194,7 @@ class ActorPool:
 
     def shutdown(self) -> None:
         for member in self.members.values():
-            _end(member)
+            end(member)
         self.members.clear()
 
     # ---- waiting, as ``Calls`` ------------------------------------------------------------------------------
@@ -200,15 +217,16 @@ class ActorPool:
 
     def _awaited(self) -> list[Call]:
         waiting = [*self._sends, *(m.awaited for m in self.members.values() if m.awaited is not None)]
-        return waiting if self._request is None else [*waiting, self._request]
+        return waiting if self.inbox is None else [*waiting, self.inbox.awaited]
 
     def _settle(self, done: Sequence[Call]) -> None:
         for call in done:
             if call in self._sends:
                 self._sends.remove(call)
                 self._acknowledge(self.calls.answer(call))
-            elif call == self._request:
-                self._resize(self.calls.answer(call))
+            elif self.inbox and call == self.inbox.awaited:
+                self.inbox.take()
+                self._resize(self.inbox.actor_changes())
             elif member := next((m for m in self.members.values() if m.awaited == call), None):
                 self._advance(member, call)
 
@@ -267,7 +285,7 @@ class ActorPool:
 
     def _dismiss(self, member: Member) -> None:
         del self.members[member.name]
-        _end(member)
+        end(member)
         self.buffer.release(member.name)
         self._retarget()
 
@@ -279,16 +297,14 @@ class ActorPool:
             self._targets = set(targets)
             self.sync.retarget(targets)
 
-    def _await_request(self) -> None:
-        self._request = self.requests.call("actors_wanted") if self.requests else None
-
-    def _resize(self, change: int) -> None:
-        self._await_request()
-        self.log.info("%d actor(s) %s on request", abs(change), "join" if change > 0 else "leave")
-        if change > 0:
-            self.add(change)
-        elif change < 0:
-            self.remove(-change)
+    def _resize(self, changes: Sequence[int]) -> None:
+        for change in changes:
+            verb = "join" if change > 0 else "leave"
+            self.log.info("%d actor(s) %s on request", abs(change), verb, extra={"event": "resized", "actors": change})
+            if change > 0:
+                self.add(change)
+            elif change < 0:
+                self.remove(-change)
 
     def _validate_placed(self) -> None:
         """A run without any actor that has its place does not wait for ever."""
@@ -308,7 +324,8 @@ def _worker(member: Member) -> Worker:
     return member.worker
 
 
-def _end(member: Member) -> None:
+def end(member: Member) -> None:
+    """Kill an actor and free its place."""
     if member.worker:
         member.worker.kill()
     member.placement.remove()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from dataclasses import dataclass
+from typing import Literal
 
 import ray
 
@@ -14,30 +16,39 @@ from cluster.workers.ray_session import ray_session
 from contracts.errors import UserError
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a person asks of a run."""
+
+    what: Literal["actors", "checkpoint", "stop"]
+    """More or fewer generation actors; a checkpoint after the current step; that, and the end of the run."""
+    count: int = 0
+    """Actors that should join; negative: leave."""
+
+
 class Control:
-    """The run's mailbox. The actor pool awaits ``actors_wanted``; ``sapo actors`` fills it."""
+    """The run's mailbox. The driver's inbox awaits ``next_request``; the command line fills it."""
 
     def __init__(self) -> None:
-        self._wanted: deque[int] = deque()
-        self._waiting: asyncio.Future[int] | None = None
+        self._requests: deque[Request] = deque()
+        self._waiting: asyncio.Future[Request | None] | None = None
 
-    async def want_actors(self, change: int) -> None:
-        """Ask for ``change`` more generation actors (negative: fewer)."""
-        self._wanted.append(change)
+    async def ask(self, request: Request) -> None:
+        self._requests.append(request)
         self._hand_over()
 
-    async def actors_wanted(self) -> int:
-        """The next change; waits for one. A newer call takes the place of an older one, which is answered 0: the pool
-        of an attempt that failed must not take what is meant for the next."""
+    async def next_request(self) -> Request | None:
+        """Waits for one. A newer call takes the place of an older one, which is answered None: the inbox of an attempt
+        that failed must not take what is meant for the next."""
         if self._waiting and not self._waiting.done():
-            self._waiting.set_result(0)
+            self._waiting.set_result(None)
         self._waiting = asyncio.get_running_loop().create_future()
         self._hand_over()
         return await self._waiting
 
     def _hand_over(self) -> None:
-        if self._wanted and self._waiting and not self._waiting.done():
-            self._waiting.set_result(self._wanted.popleft())
+        if self._requests and self._waiting and not self._waiting.done():
+            self._waiting.set_result(self._requests.popleft())
 
 
 def open_control(run: str) -> Worker:
@@ -59,8 +70,8 @@ def find_control(run: str) -> Worker:
         raise UserError(f"run {run}: no such run is going on at this cluster") from error
 
 
-def change_actors(run: str, change: int, config: ClusterConfig) -> None:
-    """Let ``change`` generation actors join (negative: leave) a run that is going on.
+def ask(run: str, request: Request, config: ClusterConfig) -> None:
+    """Ask something of a run that is going on.
 
     Raises:
         UserError: no cluster, or no such run there.
@@ -69,7 +80,7 @@ def change_actors(run: str, change: int, config: ClusterConfig) -> None:
         raise UserError("cluster.address: say which cluster the run is on: --address, or RAY_ADDRESS")
     with ray_session(config, needed_cpus=0):
         try:
-            RayCalls().answer(find_control(run).call("want_actors", change))
+            RayCalls().answer(find_control(run).call("ask", request))
         except WorkerFailure as failure:  # the mailbox goes with the run
             raise UserError(f"run {run}: it ended before it could be asked") from failure
 

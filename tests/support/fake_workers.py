@@ -93,6 +93,9 @@ class FakeFactory:
     def spawn(self, name: str, placement: FakePlacement) -> FakeWorker:
         return self.workers.setdefault(name, FakeWorker(name))
 
+    def adopt(self, worker: FakeWorker) -> FakeCall:
+        return self.workers.setdefault(worker.name, worker).call("adopt")
+
 
 @dataclass
 class FakeLeases:

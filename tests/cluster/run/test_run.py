@@ -18,7 +18,7 @@ from cluster.config.loading import validate_config
 from cluster.config.run_config import RunConfig
 from cluster.run.train import RunResult, train
 from cluster.storage.recording import read_batches
-from cluster.workers.control import find_control
+from cluster.workers.control import Request, find_control
 from cluster.workers.ray_calls import NAMESPACE
 
 pytestmark = pytest.mark.slow
@@ -46,6 +46,11 @@ def config(task: Path, output: Path, name: str, **changes: Any) -> RunConfig:
     for section, change in changes.items():
         values[section] = values.get(section, {}) | change
     return validate_config(values, "test")
+
+
+def attempt(run: Path) -> int:
+    """The number of the attempt that is going on."""
+    return 1 + (run / "events.jsonl").read_text().count('"attempt failed"')
 
 
 def metrics(result: RunResult) -> list[dict[str, Any]]:
@@ -174,7 +179,7 @@ def test_overlapped_run_survives_an_actor_and_grows_on_request(ray_local, task, 
         while not (running.done() or (lines.exists() and len(lines.read_text().splitlines()) >= 3)):
             time.sleep(0.1)
         ray.kill(ray.get_actor("overlap-actor-0", namespace=NAMESPACE))
-        ray.get(find_control("overlap").call("want_actors", 1))
+        ray.get(find_control("overlap").call("ask", Request("actors", 1)))
         result = running.result()
     history = metrics(result)
     assert [m["step"] for m in history] == list(range(1, 61))
@@ -188,7 +193,7 @@ def test_overlapped_run_survives_an_actor_and_grows_on_request(ray_local, task, 
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("victim", ["rank-1", "coordinator"])
+@pytest.mark.parametrize("victim", ["rank-0", "rank-1", "coordinator", "shard-0"])
 def test_after_a_death_the_run_goes_on_by_itself_and_is_the_run_that_would_have_been(
     ray_local, lockstep, task, tmp_path, victim
 ):
@@ -197,7 +202,12 @@ def test_after_a_death_the_run_goes_on_by_itself_and_is_the_run_that_would_have_
         whole = tmp_path / "mortal" / "checkpoints" / "step-4"
         while not (running.done() or whole.exists()):
             time.sleep(0.01)
+        engine = ray.get_actor("mortal-actor-0", namespace=NAMESPACE)
         ray.kill(ray.get_actor(f"mortal-{victim}", namespace=NAMESPACE))
+        while not (running.done() or attempt(tmp_path / "mortal") == 2):
+            time.sleep(0.01)
+        assert not running.done()
+        assert ray.get(engine.ready.remote()) == "actor-0", "the engine stayed"
         result = running.result()
     assert metrics(result) == metrics(lockstep)
     assert same_weights(result, lockstep)

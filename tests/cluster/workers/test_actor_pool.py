@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.workers.actor_pool import ActorPool, State
+from cluster.workers.control import Request
 from cluster.workers.failure_policy import FailurePolicy, Limits
+from cluster.workers.inbox import Inbox
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
 from learner.messages import Ack
@@ -28,7 +30,7 @@ class World:
             "factory": self.factory,
             "buffer": self.buffer,
             "sync": self.sync,
-            "requests": self.mailbox,
+            "inbox": Inbox(lambda: self.mailbox, self.calls) if mailbox else None,  # type: ignore[arg-type, return-value]
         }
         self.pool = ActorPool(
             policy=FailurePolicy(limits or Limits()),
@@ -223,11 +225,11 @@ def test_a_person_s_request_adds_actors_and_lets_the_newest_go():
     world.pool.add(1)
     world.run("actor-0")
     assert world.mailbox
-    world.mailbox.last("actors_wanted").answer(2)
+    world.mailbox.last("next_request").answer(Request("actors", 2))
     world.pool.poll()
     assert list(world.states()) == ["actor-0", "actor-1", "actor-2"]
     world.run("actor-1", "actor-2")
-    world.mailbox.last("actors_wanted").answer(-1)
+    world.mailbox.last("next_request").answer(Request("actors", -1))
     world.pool.poll()
     asked = [name for name, worker in world.factory.workers.items() if any(m == "drain" for m, _, _ in worker.calls)]
     assert asked == ["actor-2"]
@@ -302,3 +304,37 @@ def test_shutdown_leaves_no_process_and_no_place():
     world.pool.shutdown()
     assert world.factory.workers["actor-0"].killed
     assert all(placement.removed for placement in world.factory.placements.values())
+
+
+def after_a_failed_attempt() -> tuple[World, World]:
+    """The world of an attempt that failed with two engines up and a third still loading, and that of the next."""
+    before, after = World(), World()
+    before.pool.add(2)
+    before.run("actor-0", "actor-1")
+    before.pool.add(1)
+    before.place("actor-2")
+    after.pool.adopt(before.pool.surrender())
+    return before, after
+
+
+def test_engines_that_are_up_serve_the_next_attempt_and_the_others_end_with_theirs():
+    before, after = after_a_failed_attempt()
+    before.pool.shutdown()
+    assert [before.factory.workers[f"actor-{i}"].killed for i in range(3)] == [False, False, True]
+    assert after.states() == {"actor-0": State.STARTING, "actor-1": State.STARTING}
+    for name in ("actor-0", "actor-1"):
+        after.factory.workers[name].last("adopt").answer()
+    after.pool.poll()
+    after.pool.publish()
+    after.acknowledge("actor-0", "actor-1", version=7)
+    assert after.pool.held_version() == 7
+    after.pool.add(1)
+    assert "actor-2" in after.pool.members, "names go on after those that are taken"
+
+
+def test_an_engine_that_can_not_be_taken_over_is_replaced():
+    _, after = after_a_failed_attempt()
+    after.factory.workers["actor-0"].last("adopt").fail(DIED)
+    after.pool.poll()
+    assert after.states() == {"actor-1": State.STARTING, "actor-2": State.PLACING}
+    assert after.factory.workers["actor-0"].killed

@@ -9,38 +9,64 @@ import pytest
 
 from cluster.config.sections import ClusterConfig
 from cluster.workers import control
-from cluster.workers.control import Control
+from cluster.workers.control import Control, Request
+from cluster.workers.inbox import Inbox
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
-from support.fake_workers import FakeWorker
+from support.fake_workers import FakeCalls, FakeWorker
 
 
 def test_requests_are_answered_in_their_order_whoever_came_first():
-    async def body() -> list[int]:
+    async def body() -> list[Request | None]:
         mailbox = Control()
-        await mailbox.want_actors(1)
-        await mailbox.want_actors(-2)
-        first = await mailbox.actors_wanted()
-        second = await mailbox.actors_wanted()
-        waiting = asyncio.ensure_future(mailbox.actors_wanted())
+        await mailbox.ask(Request("actors", 1))
+        await mailbox.ask(Request("checkpoint"))
+        first = await mailbox.next_request()
+        second = await mailbox.next_request()
+        waiting = asyncio.ensure_future(mailbox.next_request())
         await asyncio.sleep(0)
-        await mailbox.want_actors(3)
+        await mailbox.ask(Request("stop"))
         return [first, second, await waiting]
 
-    assert asyncio.run(body()) == [1, -2, 3]
+    assert asyncio.run(body()) == [Request("actors", 1), Request("checkpoint"), Request("stop")]
 
 
 def test_a_request_goes_to_the_newest_who_waits():
-    async def body() -> tuple[int, int]:
+    async def body() -> tuple[Request | None, Request | None]:
         mailbox = Control()
-        of_the_failed_attempt = asyncio.ensure_future(mailbox.actors_wanted())
+        of_the_failed_attempt = asyncio.ensure_future(mailbox.next_request())
         await asyncio.sleep(0)
-        of_the_next = asyncio.ensure_future(mailbox.actors_wanted())
+        of_the_next = asyncio.ensure_future(mailbox.next_request())
         await asyncio.sleep(0)
-        await mailbox.want_actors(2)
+        await mailbox.ask(Request("actors", 2))
         return await of_the_failed_attempt, await of_the_next
 
-    assert asyncio.run(body()) == (0, 2)
+    assert asyncio.run(body()) == (None, Request("actors", 2))
+
+
+def test_an_inbox_keeps_what_was_asked_until_it_is_acted_on():
+    mailbox = FakeWorker("control")
+    inbox = Inbox(lambda: mailbox, FakeCalls())
+    inbox.poll()
+    for request in (Request("actors", 2), Request("checkpoint"), Request("actors", -1), Request("stop")):
+        mailbox.last("next_request").answer(request)
+        inbox.poll()
+    assert inbox.actor_changes() == [2, -1]
+    assert inbox.actor_changes() == []
+    assert [inbox.checkpoint_due(), inbox.checkpoint_due()] == [True, False]
+    assert inbox.stop_asked
+
+
+def test_an_inbox_opens_its_mailbox_again_when_it_died():
+    mailboxes = [FakeWorker("first"), FakeWorker("second")]
+    waiting = iter(mailboxes)
+    inbox = Inbox(lambda: next(waiting), FakeCalls())
+    mailboxes[0].last("next_request").fail(WorkerFailure("killed", died=True))
+    inbox.poll()
+    mailboxes[1].last("next_request").answer(None)  # to an inbox that a newer one took the place of
+    waiting = iter(mailboxes)
+    inbox.poll()
+    assert not inbox.stop_asked
 
 
 def test_a_run_that_ends_while_it_is_asked_is_one_line(monkeypatch):
@@ -54,11 +80,11 @@ def test_a_run_that_ends_while_it_is_asked_is_one_line(monkeypatch):
     monkeypatch.setattr(control, "find_control", lambda run: gone)
     monkeypatch.setattr(control, "RayCalls", Calls)
     with pytest.raises(UserError, match="run gone: it ended before it could be asked"):
-        control.change_actors("gone", 1, ClusterConfig(address="here"))
-    assert gone.calls[0][:2] == ("want_actors", (1,))
+        control.ask("gone", Request("actors", 1), ClusterConfig(address="here"))
+    assert gone.calls[0][:2] == ("ask", (Request("actors", 1),))
 
 
 def test_without_an_address_it_is_said_what_to_give(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match=r"cluster.address: say which cluster"):
-        control.change_actors("r", 1, ClusterConfig())
+        control.ask("r", Request("stop"), ClusterConfig())

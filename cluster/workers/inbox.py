@@ -1,0 +1,60 @@
+"""The driver's end of a run's mailbox: what was asked, kept until somebody acts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cluster.workers.control import Request
+from cluster.workers.ray_calls import Call, Calls, Worker, WorkerFailure
+
+
+class Inbox:
+    """Of one attempt. Whoever waits may wait for ``awaited`` too, and then calls ``take``."""
+
+    def __init__(self, open_mailbox: Callable[[], Worker], calls: Calls) -> None:
+        """``open_mailbox`` is called again if the mailbox dies."""
+        self._open, self._calls = open_mailbox, calls
+        self._actors: list[int] = []
+        self.checkpoint_asked = False
+        self.stop_asked = False
+        self._await_next()
+
+    @property
+    def awaited(self) -> Call:
+        """Answers with the next request."""
+        return self._awaited
+
+    def take(self) -> None:
+        """Take over what ``awaited`` was answered, and wait for the next."""
+        try:
+            request: Request | None = self._calls.answer(self._awaited)
+        except WorkerFailure:
+            request = None
+        self._await_next()
+        if request is None:
+            return
+        match request.what:
+            case "actors":
+                self._actors.append(request.count)
+            case "checkpoint":
+                self.checkpoint_asked = True
+            case "stop":
+                self.stop_asked = True
+
+    def poll(self) -> None:
+        """Take what has come, without waiting."""
+        while self._calls.first_done([self._awaited], 0):
+            self.take()
+
+    def actor_changes(self) -> list[int]:
+        """Changes that were asked for since the last call: actors to add, or negative ones to let go."""
+        changes, self._actors = self._actors, []
+        return changes
+
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint was asked for since the last call."""
+        asked, self.checkpoint_asked = self.checkpoint_asked, False
+        return asked
+
+    def _await_next(self) -> None:
+        self._awaited = self._open().call("next_request")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -171,6 +174,15 @@ class LearnerRank:
         """Send to these actors from now on. Rank 0 alone."""
         assert self.sink is not None
         self.sink.retarget(actors)
+
+    def stacks(self) -> str:
+        """What every thread of this rank is doing, for the log of a run that stands still. Runs beside ``step``."""
+        frames = sys._current_frames()
+        return "\n".join(
+            f"thread {thread.name}\n{''.join(traceback.format_stack(frames[thread.ident]))}"
+            for thread in threading.enumerate()
+            if thread.ident in frames
+        )
 
     def score_ema(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """float32 [tokens - 1] for each sequence: log-probability in nats of every token but the first, under the EMA.

@@ -111,6 +111,11 @@ class RecoveryConfig(Section):
     backoff_s: NonNegativeFloat = Field(
         2.0, description="Pause before a new attempt, in seconds; doubled for each one within `within_steps`."
     )
+    stall_s: PositiveFloat = Field(
+        300.0,
+        description="Longest that an engine or a rank may show no progress or give no answer before it is given up, in"
+        " seconds. Ten times the longest seen so far if that is more, six times this the first time.",
+    )
     auto_resume: bool = Field(
         False,
         description="A run that is started again under its name goes on from its newest checkpoint, as with --resume; "

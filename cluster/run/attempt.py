@@ -119,7 +119,7 @@ def start_parts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[Learn
     vocabulary = vocabulary_size(inputs.tokenizer) if config.model.add_tokens else 0
     ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label, ends=ends, vocabulary=vocabulary)
     parts.callback(ranks.shutdown)
-    group = LearnerGroup(ranks, RayCalls())
+    group = LearnerGroup(ranks, RayCalls(), config.recovery.stall_s, setting.log.logger)
     batch_size = config.learner.batch_size
     if config.method == "replay":
         return group, ReplaySource(inputs.batches)
@@ -154,6 +154,7 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
         setting.policy,
         setting.log.logger,
         config.cluster.start_timeout_s,
+        stall_s=config.recovery.stall_s,
         sync=WeightSync(ranks),
         inbox=inbox,
     )
@@ -162,7 +163,7 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
     pool.add(config.generation.actors - len(setting.survivors))
     setting.survivors.clear()
     parts.push(partial(_keep_engines, setting, pool))
-    group = LearnerGroup(ranks, pool)
+    group = LearnerGroup(ranks, pool, config.recovery.stall_s, setting.log.logger)
     # One token is left for vLLM, which samples one with every score.
     sequences = choose_sequences(table, config.data.max_length - 1)
     parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger)

@@ -14,6 +14,7 @@ from cluster.workers.failure_policy import Action, ActorFailed, FailurePolicy
 from cluster.workers.inbox import Inbox
 from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure
 from cluster.workers.resources import totals
+from cluster.workers.watch import Watch
 from contracts.errors import UserError
 from learner.messages import Ack
 
@@ -70,6 +71,8 @@ class Member:
     state: State = State.PLACING
     version: int = -1
     """Newest weights version that it has acknowledged."""
+    watch: Watch | None = None
+    """While it runs."""
 
 
 @dataclass
@@ -82,6 +85,8 @@ class ActorPool:
     log: logging.Logger
     start_timeout_s: float
     """Longest wait for the cluster to place the first actor."""
+    stall_s: float = 300.0
+    """No actor is given up for a stretch without progress shorter than this, in seconds."""
     sync: Sync | None = None
     """None where no learner runs: the actors keep the starting weights."""
     inbox: Inbox | None = None
@@ -208,6 +213,7 @@ class ActorPool:
         done = self.calls.first_done([*calls, *self._awaited()], timeout_s)
         self._settle([call for call in done if call not in calls])
         self._validate_placed()
+        self._replace_stalled()
         return [call for call in done if call in calls]
 
     def answer(self, call: Call) -> Any:
@@ -250,6 +256,11 @@ class ActorPool:
                 # run() returns when the buffer is closed or the actor was asked to leave.
                 self._dismiss(member)
 
+    def _replace_stalled(self) -> None:
+        for member in self.running():
+            if member.watch and (complaint := member.watch.complaint()):
+                self.replace(member, complaint)
+
     def _welcome(self, member: Member) -> None:
         """Bring a started engine to the newest weights, if there is anybody to publish any."""
         member.awaited = None
@@ -282,6 +293,7 @@ class ActorPool:
     def _run(self, member: Member) -> None:
         member.state = State.RUNNING
         member.awaited = _worker(member).call("run")
+        member.watch = Watch(_worker(member), self.calls, self.stall_s, self.clock)
 
     def _dismiss(self, member: Member) -> None:
         del self.members[member.name]

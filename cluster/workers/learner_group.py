@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 
 from cluster.config.run_config import RunConfig
 from cluster.weights.publisher_spec import PublisherSpec
+from cluster.workers.patience import Patience
 from cluster.workers.ray_calls import Call, Calls, Placement, Worker, wait_for, wait_for_all
 from cluster.workers.resources import Hardware, rank_bundle
 from contracts.pair import PreferencePair, ReferenceScore
@@ -18,6 +22,8 @@ from learner.messages import RankSpec, StepReport
 from learner.model.packing import split_by_cost
 from learner.rank import LearnerRank
 
+STACKS_S = 5.0
+"""Longest wait for a rank's stacks."""
 WEIGHTS_LANE = "weights"
 """Training calls run one after the other in a rank's default lane; a publication is sent from this one, while the next
 step already runs."""
@@ -123,10 +129,20 @@ class WeightSync:
 
 
 class LearnerGroup:
-    """The ranks, driven together. ``calls`` is how their answers are waited for, and what is looked after meanwhile."""
+    """The ranks, driven together.
 
-    def __init__(self, ranks: Ranks, calls: Calls) -> None:
-        self._ranks, self._calls = ranks.workers, calls
+    A call that takes much longer than it ever took is given up, with the ranks' stacks in the log: a process that
+    stands still is as lost as one that is gone.
+    """
+
+    def __init__(self, ranks: Ranks, calls: Calls, stall_s: float, log: logging.Logger) -> None:
+        """
+        Args:
+            calls: how answers are waited for, and what is looked after meanwhile.
+            stall_s: nothing is given up sooner, in seconds.
+        """
+        self._ranks, self._calls, self._log = ranks.workers, calls, log
+        self._patience: defaultdict[str, Patience] = defaultdict(lambda: Patience(stall_s))
 
     def setup(self) -> str:
         """Form the process group and load the model; returns why the forward is not the shared one, or nothing.
@@ -146,13 +162,11 @@ class LearnerGroup:
     def step(self, pairs: list[PreferencePair]) -> GroupStep:
         """One optimizer step on a global batch, split over the ranks by token cost."""
         shares = split_by_cost(pairs, len(self._ranks))
-        reports: list[StepReport] = wait_for_all(
-            [
-                rank.call("step", [pairs[i] for i in share], len(pairs))
-                for rank, share in zip(self._ranks, shares, strict=True)
-            ],
-            self._calls,
-        )
+        calls = [
+            rank.call("step", [pairs[i] for i in share], len(pairs))
+            for rank, share in zip(self._ranks, shares, strict=True)
+        ]
+        reports: list[StepReport] = self._answers("step", calls)
         scores: list[ReferenceScore | None] = [None] * len(pairs)
         for share, report in zip(shares, reports, strict=True):
             for position, score in zip(share, report.reference_scores, strict=True):
@@ -178,7 +192,27 @@ class LearnerGroup:
         self._all("export", str(folder))
 
     def _all(self, method: str, *arguments: object) -> list[Any]:
-        return wait_for_all([rank.call(method, *arguments) for rank in self._ranks], self._calls)
+        return self._answers(method, [rank.call(method, *arguments) for rank in self._ranks])
+
+    def _answers(self, method: str, calls: list[Call]) -> list[Any]:
+        # A model may have to be downloaded first, and ``rendezvous`` has a time limit of its own.
+        patience = self._patience[method] if method not in ("load_weights", "rendezvous") else None
+        started = time.monotonic()
+        limit_s = patience.limit_s if patience else float("inf")
+        answers = wait_for_all(calls, self._calls, limit_s, lambda missing: self._overdue(method, limit_s, missing))
+        if patience:
+            patience.observe(time.monotonic() - started)
+        return answers
+
+    def _overdue(self, method: str, limit_s: float, missing: list[int]) -> str:
+        """Why the group is given up; what its ranks are doing goes to the log."""
+        asked = {rank.name: rank.call("stacks", lane=WEIGHTS_LANE) for rank in self._ranks}
+        for name, call in asked.items():
+            answered = self._calls.first_done([call], STACKS_S)
+            stacks = self._calls.answer(call) if answered else "does not answer"
+            self._log.debug("%s after %.0f s in %s:\n%s", name, limit_s, method, stacks)
+        names = ", ".join(self._ranks[position].name for position in missing)
+        return f"{names}: no answer to {method} within {limit_s:.0f} s; stacks are in run.log"
 
 
 def _environment(threads: int, hardware: Hardware) -> dict[str, str]:

@@ -99,21 +99,31 @@ def wait_for(call: Call, calls: Calls, tick: Callable[[], None] = lambda: None) 
     return calls.answer(call)
 
 
-def wait_for_all(pending: Sequence[Call], calls: Calls, clock: Callable[[], float] = time.monotonic) -> list[Any]:
+def wait_for_all(
+    pending: Sequence[Call],
+    calls: Calls,
+    limit_s: float = float("inf"),
+    overdue: Callable[[list[int]], str] = lambda missing: "no answer",
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Any]:
     """The answers of a group's calls, in order.
 
     A group works in step: one that fails leaves the others waiting in a collective. So the first failure ends the
     wait, and after GRACE_S the most telling one is raised: an error in the worker's own words, else a death, else what
     came first.
 
+    Args:
+        limit_s: longest wait, in seconds.
+        overdue: says of the calls at these positions why they are given up; called when ``limit_s`` is over.
+
     Raises:
         UserError: a worker's own.
-        WorkerFailure: a worker died, or raised anything else.
+        WorkerFailure: a worker died, raised anything else, or did not answer in time.
     """
     answers: dict[Call, Any] = {}
     failures: list[UserError | WorkerFailure] = []
     left = list(pending)
-    deadline = float("inf")
+    deadline = clock() + limit_s
     while left and clock() < deadline:
         for call in calls.first_done(left, min(TICK_S, max(0.0, deadline - clock()))):
             left.remove(call)
@@ -124,6 +134,8 @@ def wait_for_all(pending: Sequence[Call], calls: Calls, clock: Callable[[], floa
                 deadline = min(deadline, clock() + GRACE_S)
     if failures:
         raise min(failures, key=_telling)
+    if left:
+        raise WorkerFailure(overdue([pending.index(call) for call in left]), died=True)
     return [answers[call] for call in pending]
 
 

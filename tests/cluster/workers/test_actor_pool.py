@@ -256,7 +256,7 @@ def test_one_more_that_finds_no_place_yet_holds_nobody_up():
     world.pool.add(1)
     world.run("actor-0")
     world.pool.add(1)
-    world.now += 3600
+    world.now += 120
     assert world.pool.first_done([], 0) == []
     assert world.states() == {"actor-0": State.RUNNING, "actor-1": State.PLACING}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Rank(FakeWorker):
 def group(*ranks: Rank) -> LearnerGroup:
     workers: Any = ranks
     placement: Any = None
-    return LearnerGroup(Ranks(workers, placement), FakeCalls())
+    return LearnerGroup(Ranks(workers, placement), FakeCalls(), 60.0, logging.getLogger("test"))
 
 
 def pairs(*lengths: int) -> list[PreferencePair]:

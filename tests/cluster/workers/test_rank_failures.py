@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,7 +53,7 @@ def spoiled(pairs: list[PreferencePair], rank: int) -> list[PreferencePair]:
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_step_that_fails_on_one_rank_is_told_in_its_words(ranks: Ranks, rank: int):
-    group = LearnerGroup(ranks, RayCalls())
+    group = LearnerGroup(ranks, RayCalls(), 60.0, logging.getLogger("test"))
     group.setup()
     group.step(make_pairs(0))
     started = time.monotonic()
@@ -77,7 +78,7 @@ def test_a_model_that_one_rank_can_not_load_is_told_in_its_words(ranks: Ranks, t
     ray.get(ranks.workers[1].handle.__ray_call__.remote(lose_the_model))
     started = time.monotonic()
     with pytest.raises(UserError, match=r"gone: not loadable"):
-        LearnerGroup(ranks, RayCalls()).setup()
+        LearnerGroup(ranks, RayCalls(), 60.0, logging.getLogger("test")).setup()
     seconds = time.monotonic() - started
     assert seconds < 2 * ON_A_LOADED_MACHINE_S, f"told after {seconds:.1f} s, starting the group included"
     print(f"told after {seconds:.1f} s, starting the group included")

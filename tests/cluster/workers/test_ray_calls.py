@@ -30,7 +30,7 @@ def test_a_rank_that_raises_is_reported_though_the_others_never_answer():
 
     calls = FakeCalls(lambda: raised.fail(UserError("learner: token id 9 is outside the vocabulary")), grace_is_over)
     with pytest.raises(UserError, match="token id 9"):
-        wait_for_all([stuck, raised], calls, clock)
+        wait_for_all([stuck, raised], calls, clock=clock)
     assert clock.now == GRACE_S
 
 
@@ -41,7 +41,7 @@ def test_a_death_is_told_rather_than_the_broken_collective_that_it_left_behind()
         lambda: dead.fail(WorkerFailure("rank-1 was killed", died=True)),
     )
     with pytest.raises(WorkerFailure, match="rank-1 was killed"):
-        wait_for_all([broken, dead], calls, clock)
+        wait_for_all([broken, dead], calls, clock=clock)
 
 
 def test_the_users_own_error_is_told_before_a_death():
@@ -51,7 +51,7 @@ def test_the_users_own_error_is_told_before_a_death():
         lambda: own.fail(UserError("lower optimizer.lr")),
     )
     with pytest.raises(UserError, match=r"lower optimizer.lr"):
-        wait_for_all([dead, own], calls, Clock())
+        wait_for_all([dead, own], calls, clock=Clock())
 
 
 def test_of_equal_failures_the_first_is_told():
@@ -61,7 +61,7 @@ def test_of_equal_failures_the_first_is_told():
         lambda: first.fail(WorkerFailure("RuntimeError: timeout", died=False)),
     )
     with pytest.raises(WorkerFailure, match="OutOfMemoryError"):
-        wait_for_all([first, second], calls, Clock())
+        wait_for_all([first, second], calls, clock=Clock())
 
 
 def test_who_waits_looks_around_between_ticks():
@@ -69,3 +69,17 @@ def test_who_waits_looks_around_between_ticks():
     calls = FakeCalls(lambda: None, lambda: None, lambda: call.answer("batch"))
     assert wait_for(call, calls, tick=lambda: ticks.append(1)) == "batch"
     assert len(ticks) == 2
+
+
+def test_a_call_that_is_overdue_is_given_up_with_what_is_said_of_it():
+    done, stuck, clock = FakeCall("done"), FakeCall("stuck"), Clock()
+    done.answer(1)
+
+    def time_passes() -> None:
+        clock.now += 20.0
+
+    calls = FakeCalls(time_passes, time_passes)
+    with pytest.raises(WorkerFailure, match="position 1 is stuck") as given_up:
+        wait_for_all([done, stuck], calls, 30.0, lambda missing: f"position {missing[0]} is stuck", clock)
+    assert given_up.value.died
+    assert clock.now == 40.0

@@ -45,7 +45,7 @@ def test_an_actor_that_does_not_answer_is_given_up():
     assert watched.after(1, tokens=5) == ""
     assert watched.after(10, tokens=9) == ""
     assert watched.after(10) == ""
-    assert watched.after(109) == "no answer for 119 s"
+    assert watched.after(109) == "no answer for 129 s"
 
 
 def test_an_actor_whose_requests_do_not_end_is_given_up():

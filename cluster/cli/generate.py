@@ -14,7 +14,7 @@ from cluster.config.loading import load_config
 def generate(
     config: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("pairs.parquet"),
+    out: Annotated[Path, typer.Option(help="File to write, an Arrow stream.")] = Path("pairs.arrow"),
     batches: Annotated[int, typer.Option(min=1, help="Batches of learner.batch_size pairs.")] = 10,
 ) -> None:
     """Generate pairs with the starting model, without a learner. Train on them: `method=replay data.path=FILE`."""

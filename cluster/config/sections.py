@@ -129,7 +129,7 @@ class LoggingConfig(Section):
     samples_every: NonNegative = Field(50, description="Optimizer steps between entries of samples.jsonl; 0: none.")
     samples: Count = Field(4, description="Pairs in each of those entries.")
     tensorboard: bool = Field(True, description="Write a TensorBoard log beside metrics.jsonl.")
-    record_pairs: bool = Field(False, description="Write every drawn batch to pairs.parquet, for method replay.")
+    record_pairs: bool = Field(False, description="Write every drawn batch to pairs.arrow, for method replay.")
     verdict_every: NonNegative = Field(
         200, description="Optimizer steps between bottleneck reports (which side waits); 0: only at the end."
     )

@@ -60,12 +60,14 @@ class JsonLinesTracker:
 
 
 class TensorBoardTracker:
-    """Scalars, an event file a run or resumed run."""
+    """Scalars, an event file for each attempt of a run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
+        """``first_step``: steps done before; what an earlier attempt logged after them is not shown."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board: Any = SummaryWriter(str(folder))
+        purge = {"purge_step": first_step + 1} if first_step else {}
+        self._board: Any = SummaryWriter(str(folder), **purge)
 
     def log(self, step: int, figures: Figures) -> None:
         for name, value in figures.items():

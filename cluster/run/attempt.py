@@ -183,7 +183,7 @@ def _reports(setting: Setting, source: BatchSource, first_step: int, parts: Exit
     config, folder, log = setting.config, setting.folder, setting.log
     trackers: list[Tracker] = [JsonLinesTracker(folder.open_lines("metrics.jsonl")), RayMetricsTracker(config.name)]
     if config.logging.tensorboard:
-        trackers.append(TensorBoardTracker(folder.path / "tensorboard"))
+        trackers.append(TensorBoardTracker(folder.path / "tensorboard", first_step))
     fan_out = Trackers(trackers, log.logger)
     parts.callback(fan_out.close)
     progress = ProgressLine(log.console, log.logger, config.name, setting.total_steps, first_step)
@@ -196,7 +196,7 @@ def _reports(setting: Setting, source: BatchSource, first_step: int, parts: Exit
         SamplesReport(samples, source, setting.inputs.tokenizer.decode, config.logging),
     ]
     if config.logging.record_pairs:
-        recorder = PairRecorder(folder.recording(first_step))
+        recorder = PairRecorder(folder.recording, first_step)
         parts.callback(recorder.close)
         reports.append(Recording(recorder))
     return reports

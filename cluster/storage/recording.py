@@ -1,20 +1,23 @@
-"""Pairs in a Parquet file, batch by batch: ``sapo generate`` writes it, method ``replay`` trains on it."""
+"""Pairs in a file, batch by batch: ``sapo generate`` writes it, method ``replay`` trains on it.
+
+An Arrow stream: each batch is whole in the file when it is written, so a killed run leaves all but its last one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from contracts.errors import UserError, first_line
 from contracts.pair import PreferencePair, as_token_ids
 from contracts.version import VERSION, validate_format
 
-FORMAT = "1"
+FORMAT = "2"
 """Changes with the columns and their meaning."""
 FORMAT_KEY, VERSION_KEY = b"sapo.format", b"sapo.version"
 TOKENS = pa.list_(pa.int32())
@@ -39,17 +42,32 @@ SCHEMA = pa.schema(
 ARRAYS = ("prompt", "chosen", "replacement", "versions")
 
 
-class PairRecorder:
-    """Appends batches to a Parquet file."""
+OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
-    def __init__(self, path: Path) -> None:
+
+class PairRecorder:
+    """Appends batches to a file."""
+
+    def __init__(self, path: Path, first_step: int = 0) -> None:
         """Open the file.
 
+        Args:
+            first_step: the step that is written first; of an earlier file at ``path``, what it has before that is kept.
+                0: a new file.
+
         Raises:
-            UserError: it can't be written.
+            UserError: it can't be written, or what is there is no recording.
         """
+        aside = path.with_name(f"{path.name}.tmp")
+        kept = _batches(path) if first_step and path.exists() else iter(())
         try:
-            self._file = pq.ParquetWriter(path, SCHEMA)
+            self._file = aside.open("wb")
+            self._stream = pa.ipc.new_stream(self._file, SCHEMA, options=OPTIONS)
+            for batch in kept:
+                if batch["step"][0].as_py() < first_step:
+                    self._stream.write_batch(batch)
+            self._file.flush()
+            os.replace(aside, path)
         except OSError as error:
             raise UserError(f"{path}: can't be written: {error}") from error
 
@@ -59,40 +77,58 @@ class PairRecorder:
             name: [step] * len(pairs) if name == "step" else [getattr(pair, name) for pair in pairs]
             for name in SCHEMA.names
         }
-        self._file.write_table(pa.table(columns, schema=SCHEMA))
+        self._stream.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        self._file.flush()
 
     def close(self) -> None:
+        self._stream.close()
         self._file.close()
 
 
 def read_batches(path: str | Path) -> list[list[PreferencePair]]:
-    """The recorded batches in order of their steps.
+    """The recorded batches in order of their steps. A torn end, which a killed run leaves, is no batch.
 
     Raises:
         UserError: the file is missing, no recording, of another format, or has a gap.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"data.path {path}: can't be read as a recording: {first_line(error)}") from error
-    found = (table.schema.metadata or {}).get(FORMAT_KEY)
-    missing = set(SCHEMA.names) - set(table.column_names)
-    if found is not None:
-        validate_format(f"data.path {path}", found.decode(errors="replace"), FORMAT)
-    if missing:
-        raise UserError(f"data.path {path}: not a recording of pairs: no column {', '.join(sorted(missing))}")
-    if found is None:
-        validate_format(f"data.path {path}", None, FORMAT)
     batches: dict[int, list[PreferencePair]] = {}
-    for row in table.select(SCHEMA.names).to_pylist():
-        step = row.pop("step")
-        batches.setdefault(step, []).append(_pair(row))
+    for batch in _batches(path):
+        for row in batch.to_pylist():
+            batches.setdefault(row.pop("step"), []).append(_pair(row))
     if not batches:
         raise UserError(f"data.path {path}: the recording holds no pair")
     first, last = min(batches), max(batches)
     if len(batches) != last - first + 1:
         raise UserError(f"data.path {path}: the recording has a gap: {len(batches)} batches of steps {first} to {last}")
     return [batches[step] for step in range(first, last + 1)]
+
+
+def _batches(path: str | Path) -> Iterator[pa.RecordBatch]:
+    """
+    Raises:
+        UserError: the file is missing, no recording, or of another format.
+    """
+    try:
+        file = pa.memory_map(str(path))
+        stream = pa.ipc.open_stream(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"data.path {path}: can't be read as a recording: {first_line(error)}") from error
+    found = (stream.schema.metadata or {}).get(FORMAT_KEY)
+    if found is not None:
+        validate_format(f"data.path {path}", found.decode(errors="replace"), FORMAT)
+    missing = set(SCHEMA.names) - set(stream.schema.names)
+    if missing:
+        raise UserError(f"data.path {path}: not a recording of pairs: no column {', '.join(sorted(missing))}")
+    if found is None:
+        validate_format(f"data.path {path}", None, FORMAT)
+    with file:
+        while True:
+            try:
+                batch = stream.read_next_batch()
+            except (StopIteration, OSError, pa.ArrowInvalid):
+                return
+            if batch.num_rows:
+                yield batch
 
 
 def _pair(row: dict[str, Any]) -> PreferencePair:

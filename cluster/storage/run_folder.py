@@ -115,9 +115,10 @@ class RunFolder:
         """Drop what a JSONL file has after ``step``."""
         drop_lines_after(self.path / name, step)
 
-    def recording(self, first_step: int) -> Path:
-        """Where drawn pairs are recorded; a resumed run writes a file of its own."""
-        return self.path / (f"pairs-from-{first_step}.parquet" if first_step else "pairs.parquet")
+    @property
+    def recording(self) -> Path:
+        """Where drawn pairs are recorded."""
+        return self.path / "pairs.arrow"
 
     def open_lines(self, name: str) -> JsonLines:
         """A JSONL file of the run, to append to."""

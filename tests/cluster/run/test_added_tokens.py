@@ -98,7 +98,7 @@ def test_a_base_model_with_added_chat_tokens_is_trained_and_serves_as_a_start(ra
         logging={"record_pairs": True},
     )
     result = train(sapo)
-    pairs = [pair for batch in read_batches(result.folder / "pairs.parquet") for pair in batch]
+    pairs = [pair for batch in read_batches(result.folder / "pairs.arrow") for pair in batch]
     assert len(pairs) == 16
     for pair in pairs:
         assert pair.chosen[-1] == 284

@@ -78,7 +78,7 @@ def test_lockstep_is_the_same_on_two_actors_and_four_shards(lockstep, task, tmp_
     other = train(config(task, tmp_path, "other", generation={"actors": 2}, buffer={"capacity": 24, "shards": 4}))
     assert metrics(other) == metrics(lockstep)
     assert same_weights(other, lockstep)
-    ours, theirs = (read_batches(run.folder / "pairs.parquet") for run in (other, lockstep))
+    ours, theirs = (read_batches(run.folder / "pairs.arrow") for run in (other, lockstep))
     flat = [[p for batch in batches for p in batch] for batches in (ours, theirs)]
     assert [(p.index, p.start, p.replacement.tolist(), p.versions.tolist()) for p in flat[0]] == [
         (p.index, p.start, p.replacement.tolist(), p.versions.tolist()) for p in flat[1]
@@ -152,7 +152,7 @@ def test_the_bottleneck_report_leaves_out_how_long_everything_took_to_start(lock
 
 
 def test_replay_of_recorded_pairs_needs_no_engine_and_gives_the_same_policy(lockstep, task, tmp_path):
-    recorded = lockstep.folder / "pairs.parquet"
+    recorded = lockstep.folder / "pairs.arrow"
     replayed = train(
         config(task, tmp_path, "replay")
         .model_copy(update={"method": "replay"})
@@ -186,7 +186,7 @@ def test_overlapped_run_survives_an_actor_and_grows_on_request(ray_local, task, 
     assert max(m["staleness/max"] for m in history) <= 2
     assert max(m["staleness/max"] for m in history) > 0
     # Whoever wrote a pair: the replacement did, and so did the one that joined.
-    batches = read_batches(result.folder / "pairs.parquet")
+    batches = read_batches(result.folder / "pairs.arrow")
     assert {pair.actor for batch in batches for pair in batch} >= {"actor-0", "actor-1", "actor-2"}
     last = history[-1]
     assert last["pairs/inserted"] + last["pairs/identical"] >= 60 * BATCH

@@ -13,11 +13,11 @@ from support.pairs import generated
 
 
 def test_a_replay_gives_the_recorded_batches_step_by_step(tmp_path: Path) -> None:
-    recorder = PairRecorder(tmp_path / "pairs.parquet")
+    recorder = PairRecorder(tmp_path / "pairs.arrow")
     for step in range(3):
         recorder.write(step, [generated(2 * step), generated(2 * step + 1)])
     recorder.close()
-    source = ReplaySource(read_batches(tmp_path / "pairs.parquet"))
+    source = ReplaySource(read_batches(tmp_path / "pairs.arrow"))
     for step in (0, 1, 2, 1):
         pairs = source.next(step).pairs
         assert [pair.index for pair in pairs] == [2 * step, 2 * step + 1]

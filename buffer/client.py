@@ -41,6 +41,10 @@ class Draw:
     stats: BufferStats
 
 
+ANSWER_S = 60.0
+"""Longest wait for what coordinator and shards answer in milliseconds; Ray then raises ``GetTimeoutError``."""
+
+
 @dataclass(frozen=True)
 class ReplayBuffer:
     """Every process may hold a copy."""
@@ -122,7 +126,7 @@ class ReplayBuffer:
     def resolve(self, answer: DrawAnswer) -> Draw:
         """The pairs of an answered ``draw_ref``."""
         payloads: dict[int, bytes] = {}
-        shares: list[SlotPayloads] = ray.get(answer.payloads)
+        shares: list[SlotPayloads] = ray.get(answer.payloads, timeout=ANSWER_S)
         for share in shares:
             payloads.update(share.payloads)
         drawn = answer.drawn
@@ -136,19 +140,19 @@ class ReplayBuffer:
     def annotate(self, keys: np.ndarray, scores: list[ReferenceScore]) -> None:
         """Keep reference log-probabilities with the pairs that are still there; keys int64 [pairs]."""
         by_key = dict(zip(keys.tolist(), scores, strict=True))
-        ray.get(self.coordinator.annotate.remote(ItemScores(by_key)))
+        ray.get(self.coordinator.annotate.remote(ItemScores(by_key)), timeout=ANSWER_S)
 
     def advance(self, step: int, published: int | None = None) -> None:
         """The learner has completed ``step`` optimizer steps; all actors generate with weights of step ``published`` or
         newer (default: ``step``)."""
-        ray.get(self.coordinator.advance.remote(step, step if published is None else published))
+        ray.get(self.coordinator.advance.remote(step, step if published is None else published), timeout=ANSWER_S)
 
     def release(self, actor: str) -> list[int]:
         """Hand a lost actor's indices to the others; returns them. Leases in its name are answered None from now on."""
-        return ray.get(self.coordinator.release.remote(actor))
+        return ray.get(self.coordinator.release.remote(actor), timeout=ANSWER_S)
 
     def stats(self) -> BufferStats:
-        return ray.get(self.coordinator.stats.remote())
+        return ray.get(self.coordinator.stats.remote(), timeout=ANSWER_S)
 
     def snapshot(self, folder: Path | str) -> None:
         """Write contents, draw counts, counters and the plan's mark to ``folder``, the pairs by each shard itself.

@@ -50,19 +50,33 @@ class DrawMetrics:
         } | pair_quality(draw.pairs)
 
 
-def no_usable_pairs(stats: BufferStats, inserts_per_step: int, after_eos: str) -> str | None:
-    """Why a run whose actors make nothing that can be used should end, in one line; None while there is hope."""
-    wasted = stats.identical + stats.discarded + stats.failed
-    if stats.inserted or wasted < WITHOUT_A_PAIR_STEPS * inserts_per_step:
-        return None
-    if stats.identical >= max(stats.discarded, stats.failed):
-        return (
-            f"generation: all {wasted} segments generated so far equal the originals: there is nothing to prefer; "
-            "the start has memorised the data: train it less, raise generation.temperature, or use other data"
+class UsablePairs:
+    """Watches that segments still give pairs: data may be memorised, or every segment may end early, from the start or
+    after thousands of steps."""
+
+    def __init__(self, inserts_per_step: int, after_eos: str) -> None:
+        self._enough, self._after_eos = WITHOUT_A_PAIR_STEPS * inserts_per_step, after_eos
+        self._last = BufferStats()
+        """When a pair was last seen to come in."""
+
+    def lack(self, stats: BufferStats) -> str | None:
+        """Why the run should end, in one line; None while there is hope."""
+        if stats.inserted != self._last.inserted:
+            self._last = stats
+        identical, discarded, failed = (
+            getattr(stats, name) - getattr(self._last, name) for name in ("identical", "discarded", "failed")
         )
-    if stats.discarded >= stats.failed:
-        return (
-            f"generation.after_eos {after_eos}: all {wasted} segments generated so far end the response early and are "
-            "discarded; set drop"
-        )
-    return f"generation: the engine refused all {wasted} requests so far; the reasons are in the actors' log"
+        wasted = identical + discarded + failed
+        if wasted < self._enough:
+            return None
+        if identical >= max(discarded, failed):
+            return (
+                f"generation: the last {wasted} segments all equal the originals: there is nothing to prefer; the "
+                "model has memorised the data: train it less, raise generation.temperature, or use other data"
+            )
+        if discarded >= failed:
+            return (
+                f"generation.after_eos {self._after_eos}: the last {wasted} segments all end the response early and "
+                "are discarded; set drop"
+            )
+        return f"generation: the engine refused the last {wasted} requests; the reasons are in the actors' log"

@@ -11,7 +11,7 @@ import numpy as np
 from buffer.client import Draw, ReplayBuffer
 from cluster.config.run_config import RunConfig
 from cluster.sources.base import Batch, Metrics, SourceTimings
-from cluster.sources.rollout_metrics import DrawMetrics, no_usable_pairs
+from cluster.sources.rollout_metrics import DrawMetrics, UsablePairs
 from cluster.weights.parity import ParityCheck
 from cluster.workers.actor_pool import ActorPool
 from cluster.workers.learner_group import LearnerGroup
@@ -43,6 +43,7 @@ class RolloutSource:
         self._lockstep = config.weights.max_staleness == 0
         self._prefetched: Call | None = None
         self._draw_metrics = DrawMetrics(config.learner.batch_size, config.generation.responses_per_prompt * rows)
+        self._usable = UsablePairs(config.inserts_per_step, config.generation.after_eos)
         self._total = 0
         self._waited = {"draw_wait_s": 0.0, "weights_wait_s": 0.0, "publish_s": 0.0}
 
@@ -68,6 +69,8 @@ class RolloutSource:
         started = time.monotonic()
         draw = self._finished_draw()
         metrics["time/draw_wait_s"] = self._add_wait("draw_wait_s", started)
+        if reason := self._usable.lack(draw.stats):  # the buffer may still hold enough old pairs to draw
+            raise UserError(reason)
         prefetch = not self._lockstep and step + 1 < self._total
         self._prefetched = self._buffer.draw_ref() if prefetch else None
         if self._config.cluster.colocate:
@@ -124,8 +127,7 @@ class RolloutSource:
         """Raises:
         UserError: many steps' worth of segments were generated and no pair came of them.
         """
-        after_eos = self._config.generation.after_eos
-        if reason := no_usable_pairs(self._buffer.stats(), self._config.inserts_per_step, after_eos):
+        if reason := self._usable.lack(self._buffer.stats()):
             raise UserError(reason)
 
     def _timed(self, cause: str, action: Callable[[], None]) -> float:

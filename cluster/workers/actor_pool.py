@@ -18,6 +18,9 @@ from cluster.workers.watch import Watch
 from contracts.errors import UserError
 from learner.messages import Ack
 
+ANSWER_S = 60.0
+"""Longest wait for an answer that takes an actor milliseconds."""
+
 
 class State(Enum):
     PLACING = "placing"
@@ -165,9 +168,13 @@ class ActorPool:
             self._settle(done)
 
     def call_all(self, method: str) -> list[Any]:
-        """Call a method on all generating actors and wait for their answers; of those that died there is none."""
+        """Call a method on all generating actors and wait for their answers. One that died gives none; one that does
+        not answer in time is replaced."""
         answers = []
-        for call in [_worker(member).call(method) for member in self.running()]:
+        for member, call in [(member, _worker(member).call(method)) for member in self.running()]:
+            if not self.calls.first_done([call], ANSWER_S):
+                self.replace(member, f"no answer to {method} within {ANSWER_S:.0f} s")
+                continue
             try:
                 answers.append(self.calls.answer(call))
             except WorkerFailure as failure:

@@ -83,6 +83,8 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
             return failure_of(cause)  # what the task itself waited for has died
         shown = cause if isinstance(cause, BaseException) else error
         return WorkerFailure(f"{type(shown).__name__}: {last_line(shown)}", died=False)
+    if isinstance(error, ray.exceptions.GetTimeoutError):
+        return WorkerFailure("the replay buffer gives no answer", died=True)
     if getattr(error, "actor_init_failed", False):
         # Ray keeps no more of it than the text of a traceback, whose last line is the error.
         kind, _, message = last_line(error).partition(": ")

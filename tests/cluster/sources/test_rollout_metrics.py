@@ -9,7 +9,7 @@ import pytest
 
 from buffer.client import Draw
 from buffer.messages import BufferStats
-from cluster.sources.rollout_metrics import WITHOUT_A_PAIR_STEPS, DrawMetrics, no_usable_pairs
+from cluster.sources.rollout_metrics import WITHOUT_A_PAIR_STEPS, DrawMetrics, UsablePairs
 from contracts.pair import PreferencePair, as_token_ids
 
 
@@ -53,13 +53,22 @@ ENOUGH = WITHOUT_A_PAIR_STEPS * 4
     ("stats", "reason"),
     [
         (BufferStats(identical=ENOUGH), "equal the originals"),
-        (BufferStats(discarded=ENOUGH), "after_eos reject: all 80 segments"),
-        (BufferStats(failed=ENOUGH), "refused all 80 requests"),
+        (BufferStats(discarded=ENOUGH), "after_eos reject: the last 80 segments"),
+        (BufferStats(failed=ENOUGH), "refused the last 80 requests"),
         (BufferStats(identical=ENOUGH - 1), None),
         (BufferStats(identical=ENOUGH, inserted=1), None),
     ],
 )
 def test_a_run_without_a_usable_pair_is_told_why(stats: BufferStats, reason: str | None):
-    told = no_usable_pairs(stats, inserts_per_step=4, after_eos="reject")
+    told = UsablePairs(inserts_per_step=4, after_eos="reject").lack(stats)
     assert (told is None) == (reason is None)
     assert reason is None or (told and reason in told and "\n" not in told)
+
+
+def test_pairs_that_stop_coming_after_thousands_of_steps_are_noticed_too():
+    usable = UsablePairs(inserts_per_step=4, after_eos="drop")
+    assert usable.lack(BufferStats(inserted=9000, identical=500)) is None
+    assert usable.lack(BufferStats(inserted=9000, identical=500 + ENOUGH - 1)) is None
+    assert usable.lack(BufferStats(inserted=9001, identical=500 + ENOUGH)) is None
+    told = usable.lack(BufferStats(inserted=9001, identical=500 + 2 * ENOUGH))
+    assert told and "the last 80 segments all equal the originals" in told

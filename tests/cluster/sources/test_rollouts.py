@@ -192,7 +192,7 @@ def test_a_run_that_makes_no_usable_pair_ends_while_it_waits():
     world.source.begin(0, TOTAL)
     world.stats, world.waiting = BufferStats(identical=40), True
     world.__dict__["stats"] = lambda: BufferStats(identical=40)
-    with pytest.raises(UserError, match="all 40 segments generated so far equal the originals"):
+    with pytest.raises(UserError, match="the last 40 segments all equal the originals"):
         world.source.next(0)
 
 

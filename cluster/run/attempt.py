@@ -85,6 +85,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
     """
     with ExitStack() as parts:
         inbox = Inbox(partial(open_control, setting.config.name), RayCalls())
+        parts.callback(inbox.close)
         group, source = start_parts(setting, parts, inbox)
         if note := group.setup():
             setting.log.logger.info(note)

@@ -19,6 +19,7 @@ from cluster.run.resume_guard import validate_same_data, validate_same_run
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock
 from cluster.workers.actor_pool import end
+from cluster.workers.control import claim_name
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
 from cluster.workers.ray_calls import WorkerFailure, failure_of
 from cluster.workers.ray_session import ray_session
@@ -67,6 +68,7 @@ def train(
             raise UserError("--allow-change: the run starts anew; it goes with --resume")
         start = _resumed(config, folder, inputs, total_steps, allow_changes, log) if folder.resumed else Start()
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
+        claim_name(config.name)
         require_room(config, hardware, log.logger)
         # Nothing of an earlier run was touched so far: whatever could be rejected has been.
         folder.prepare()

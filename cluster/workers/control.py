@@ -15,6 +15,9 @@ from cluster.workers.ray_calls import NAMESPACE, RayCalls, Worker, WorkerFailure
 from cluster.workers.ray_session import ray_session
 from contracts.errors import UserError
 
+CLAIM_S = 10.0
+"""Longest wait for the mailbox of another run."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -32,6 +35,9 @@ class Control:
     def __init__(self) -> None:
         self._requests: deque[Request] = deque()
         self._waiting: asyncio.Future[Request | None] | None = None
+
+    async def alive(self) -> None:
+        """Answers while the run goes on."""
 
     async def ask(self, request: Request) -> None:
         self._requests.append(request)
@@ -51,8 +57,21 @@ class Control:
             self._waiting.set_result(self._requests.popleft())
 
 
+def claim_name(run: str) -> None:
+    """
+    Raises:
+        UserError: a run of this name is going on at the connected cluster.
+    """
+    try:
+        mailbox = ray.get_actor(_name(run), namespace=NAMESPACE)
+        ray.get(mailbox.alive.remote(), timeout=CLAIM_S)
+    except (ValueError, ray.exceptions.RayError):
+        return  # there is none, or what is left of one that ended
+    raise UserError(f"name {run}: a run of this name is going on at this cluster; give another name=, or wait for it")
+
+
 def open_control(run: str) -> Worker:
-    """The mailbox of a starting run; it goes with the driver."""
+    """The mailbox of a run; it goes with the driver."""
     name = _name(run)
     handle = ray.remote(Control).options(name=name, namespace=NAMESPACE, num_cpus=0, get_if_exists=True).remote()
     return Worker(name, handle)

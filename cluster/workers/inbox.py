@@ -56,5 +56,10 @@ class Inbox:
         asked, self.checkpoint_asked = self.checkpoint_asked, False
         return asked
 
+    def close(self) -> None:
+        """End the mailbox: the run's name is free again."""
+        self._mailbox.kill()
+
     def _await_next(self) -> None:
-        self._awaited = self._open().call("next_request")
+        self._mailbox = self._open()
+        self._awaited = self._mailbox.call("next_request")

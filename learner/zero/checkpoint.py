@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from contracts.errors import UserError, first_line
 from contracts.version import VERSION, validate_format
+from learner.zero.tensor_files import TensorFile
 
 FORMAT = 1
 """Raised whenever files of the format before can't be read any more."""
@@ -45,7 +46,7 @@ class RankState:
 
 
 def save(folder: Path, rank: int, layout: Layout, state: RankState) -> None:
-    """Write the files of rank ``rank``."""
+    """Write the files of rank ``rank``. The tensors may be on any device; little is held in host memory at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _by_name(state)
     manifest = {
@@ -60,10 +61,10 @@ def save(folder: Path, rank: int, layout: Layout, state: RankState) -> None:
         ],
         "tensors": list(tensors),
     }
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        folder / f"rank-{rank}.safetensors",
-    )
+    announced = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    with TensorFile(folder / f"rank-{rank}.safetensors", announced) as file:
+        for name, tensor in tensors.items():
+            file.put(name, tensor)
     (folder / f"rank-{rank}.json").write_text(json.dumps(manifest, indent=1))
 
 

@@ -62,12 +62,9 @@ class Shards:
         self._load(self.masters)
 
     def optimizer_states(self) -> list[dict[str, Any]]:
-        """Optimizer state of each master, on the host."""
+        """Optimizer state of each master, as it is: copy what is to stay."""
         states = self._torch_optimizer.state
-        return [
-            {name: v.detach().cpu() if isinstance(v, Tensor) else v for name, v in states.get(owner, {}).items()}
-            for owner in self._owners
-        ]
+        return [dict(states.get(owner, {})) for owner in self._owners]
 
     @torch.no_grad()
     def restore_optimizer_states(self, states: Sequence[dict[str, Any]]) -> None:
@@ -100,17 +97,16 @@ class Shards:
             self._load_replicated(values)
 
     def _load_replicated(self, values: Sequence[Tensor]) -> None:
-        """ZeRO 1 and 2: parameters are views of flat 16-bit (or fp32) buffers; write our slice, gather the others'."""
+        """ZeRO 1 and 2: parameters are views of flat 16-bit (or fp32) buffers; write our slice, take the others'."""
         optimizer = self._engine.optimizer
         for group, value in enumerate(values):
             process_group = optimizer.real_dp_process_group[group]
-            rank = torch.distributed.get_rank(process_group)
-            own = optimizer.parallel_partitioned_bit16_groups[group][rank]
-            own.copy_(value)
-            if torch.distributed.get_world_size(process_group) > 1:
-                torch.distributed.all_gather(
-                    list(optimizer.parallel_partitioned_bit16_groups[group]), own.clone(), group=process_group
-                )
+            slices = optimizer.parallel_partitioned_bit16_groups[group]
+            slices[torch.distributed.get_rank(process_group)].copy_(value)
+            if len(slices) > 1:
+                # In place: an all-gather of a list, and gloo's of a tensor too, hold the whole model once more.
+                for owner, part in enumerate(slices):
+                    torch.distributed.broadcast(part, group=process_group, group_src=owner)
 
     def _load_partitioned(self, values: Sequence[Tensor]) -> None:
         """ZeRO 3: each parameter's local part is a slice of the flat partition, in order; no communication."""

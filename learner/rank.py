@@ -220,12 +220,12 @@ class LearnerRank:
             raise UserError(next(filter(None, errors)))
 
     def load(self, folder: str) -> None:
-        """Continue from ``save``. All ranks together.
+        """Continue from ``save``, also of a group with other ranks or another ZeRO stage. All ranks together.
 
         Raises:
-            UserError: the checkpoint is damaged, or of another format, number of ranks, ZeRO stage or model.
+            UserError: the checkpoint is damaged, or of another format, optimizer or model.
         """
-        state = checkpoint.load(Path(folder), self.rank, self._layout)
+        state = checkpoint.load(Path(folder), self.rank, self._layout, self.shards.masters)
         self.steps = state.steps
         self.shards.restore(state.masters)
         self.shards.restore_optimizer_states(state.optimizer)
@@ -249,12 +249,7 @@ class LearnerRank:
 
     @property
     def _layout(self) -> Layout:
-        return {
-            "learner.ranks": self.world_size,
-            "learner.zero_stage": self.zero_stage,
-            "optimizer.name": self._spec.optimizer.name,
-            "weights per rank": sum(m.numel() for m in self.shards.masters),
-        }
+        return Layout(self.world_size, self.zero_stage, self._spec.optimizer.name, self.shards.pieces())
 
     def _check_forward_once(self, pairs: list[PreferencePair]) -> None:
         """The self-check, on pairs of the run's first step."""

@@ -5,8 +5,9 @@ publish them, their values are loaded into the module's parameters and the polic
 the fp32 partition: one resident model serves for all.
 
 This file alone reaches into DeepSpeed (0.19.8): ``single_partition_of_fp32_groups``,
-``parallel_partitioned_bit16_groups``, ``real_dp_process_group`` (ZeRO 1, 2), ``fp32_partitioned_groups_flat``,
-``fp16_groups``, ``parameter_offload.partition_all_parameters``, a parameter's ``ds_tensor`` (ZeRO 3).
+``parallel_partitioned_bit16_groups``, ``round_robin_bit16_groups`` and their offsets, ``real_dp_process_group`` (ZeRO
+1, 2), ``fp32_partitioned_groups_flat``, ``fp16_groups``, ``parameter_offload.partition_all_parameters``, a parameter's
+``ds_tensor`` and ``ds_numel`` (ZeRO 3).
 tests/learner/zero/test_shards.py says what is relied on.
 """
 
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from learner.zero.pieces import Piece, parts_of, slice_of, whole
 
 
 class Shards:
@@ -37,6 +40,26 @@ class Shards:
             self.masters = optimizer.fp32_partitioned_groups_flat
         else:
             self.masters = optimizer.single_partition_of_fp32_groups
+
+    def pieces(self) -> list[list[Piece]]:
+        """Which values of which weights each master holds."""
+        names = {id(p): name for name, p in self._engine.module.named_parameters()}
+        optimizer = self._engine.optimizer
+        if self.zero_stage == 0:
+            return whole([(names[id(p)], p) for p in self.trainable])
+        if self.zero_stage == 3:
+            rank = torch.distributed.get_rank()
+            return [
+                parts_of([(names[id(p)], p.ds_numel, p.ds_tensor.numel()) for p in group], rank)
+                for group in optimizer.fp16_groups
+            ]
+        pieces = []
+        for group, master in enumerate(self.masters):
+            parameters, offsets = optimizer.round_robin_bit16_groups[group], optimizer.round_robin_bit16_offsets[group]
+            layout = [(names[id(p)], p.numel(), offset) for p, offset in zip(parameters, offsets, strict=True)]
+            first = master.numel() * torch.distributed.get_rank(optimizer.real_dp_process_group[group])
+            pieces.append(slice_of(layout, first, first + master.numel()))
+        return pieces
 
     def copy(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         """The masters' values now, where the masters live."""

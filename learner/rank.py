@@ -21,7 +21,7 @@ from contracts.pair import PreferencePair
 from contracts.ports import free_port
 from learner.loss.objectives import resolve_objective
 from learner.loss.reference import Reference
-from learner.messages import Ack, Address, RankSpec, StepReport
+from learner.messages import SKIPPED, Ack, Address, RankSpec, StepReport
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import DTYPES, load_model, validate_length, validate_token_ids
 from learner.model.self_check import check_forward
@@ -118,14 +118,15 @@ class LearnerRank:
 
     @naming_the_switch()
     def step(self, pairs: list[PreferencePair], global_pairs: int) -> StepReport:
-        """One optimizer step and one of the EMA. All ranks together.
+        """One optimizer step and one of the EMA. All ranks together. A gradient that is not finite changes no weight:
+        the step counts, and is reported as skipped.
 
         Args:
             pairs: this rank's share of the global batch.
             global_pairs: size of the global batch, by which the loss is divided.
 
         Raises:
-            UserError: loss or gradient is not finite, a token is outside the vocabulary, the self-check failed, or the
+            UserError: a token is outside the vocabulary, the self-check failed, the loss alone is not finite, or the
                 model has an operation without a deterministic kernel where one is asked for.
         """
         started = time.monotonic()
@@ -138,13 +139,18 @@ class LearnerRank:
         self._check_forward_once(pairs)
         totals = self._passes.accumulate_gradients(batches, references, global_pairs)
         metrics = totals.means(global_pairs)
-        self._validate_finite("loss", metrics["loss"])
         computed = time.monotonic()
         lr = self._spec.optimizer.lr * self._lr_factor(self.steps)
         grad_norm = take_optimizer_step(self._engine, self.zero_stage, lr)
-        self._validate_finite("gradient norm", grad_norm)
+        skipped = not np.isfinite(grad_norm)
+        if not skipped and not np.isfinite(metrics["loss"]):
+            name, loss = self._spec.objective.name, metrics["loss"]
+            raise UserError(
+                f"objective.name {name}: the loss of step {self.steps + 1} is {loss}, its gradient is finite"
+            )
         stepped = time.monotonic()
-        self.ema.update()
+        if not skipped:
+            self.ema.update()
         moved = time.monotonic()
         self.steps += 1
         self.reference.renew_if_due(self.steps)
@@ -154,7 +160,8 @@ class LearnerRank:
             "time/optimizer_s": stepped - computed,
             "time/ema_s": moved - stepped,
         }
-        return StepReport(metrics | {"grad_norm": grad_norm, "lr": lr} | times, fresh)
+        usable = [score if score is not None and np.isfinite(score.logps).all() else None for score in fresh]
+        return StepReport(metrics | {"grad_norm": grad_norm, "lr": lr, SKIPPED: float(skipped)} | times, usable)
 
     def stage(self, version: int) -> None:
         """Gather the EMA layer by layer and hand it to the sink. All ranks together."""
@@ -258,10 +265,3 @@ class LearnerRank:
         # A rank may have none of a small batch; the others' check is a collective under ZeRO 3.
         check_forward(self.module, pairs or [FILLER], self._mode, self._spec.learner.logits_chunk, self._device)
         self._checked = True
-
-    def _validate_finite(self, what: str, value: float) -> None:
-        if not np.isfinite(value):
-            raise UserError(
-                f"learner: the {what} of step {self.steps + 1} is {value}: lower optimizer.lr, or look at the batch's "
-                "samples"
-            )

@@ -26,7 +26,7 @@ from cluster.workers.ray_session import ray_session
 from cluster.workers.resources import needed_cpus, require_room
 from contracts.errors import UserError, first_line
 
-LINES = ("metrics.jsonl", "samples.jsonl")
+LINES = ("metrics.jsonl", "samples.jsonl", "skipped.jsonl")
 
 
 @dataclass(frozen=True)

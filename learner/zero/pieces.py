@@ -14,7 +14,8 @@ class Piece(NamedTuple):
     weight: str
     start: int
     """First value, in the flattened weight."""
-    count: int
+    size: int
+    """Values."""
     offset: int
     """Where it begins in the flattened master."""
 

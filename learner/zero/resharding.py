@@ -101,10 +101,10 @@ class Resharding:
         """A tensor of a new master from the saved ones; ``name`` with a place for the saved master's number."""
         made: Tensor | None = None
         for piece in pieces:
-            missing = piece.count
+            missing = piece.size
             for saved, shard, master in self._found[piece.weight]:
                 first = max(piece.start, saved.start)
-                last = min(piece.start + piece.count, saved.start + saved.count)
+                last = min(piece.start + piece.size, saved.start + saved.size)
                 if first >= last:
                     continue
                 source = self._files[shard].get_tensor(name.format(master)).view(-1)
@@ -115,6 +115,6 @@ class Resharding:
                 missing -= last - first
             if missing:
                 where = self._shards[0].path.parent
-                lacks = f"{missing} of {piece.count} values of {piece.weight} are not in it"
+                lacks = f"{missing} of {piece.size} values of {piece.weight} are not in it"
                 raise UserError(f"{where}: {lacks}: it is a checkpoint of another model")
         return (torch.zeros(like.numel()) if made is None else made).view(like.shape)

@@ -20,6 +20,7 @@ from learner.model.adapters import embedding_adapters
 from learner.model.forward import score, token_scores
 from learner.model.packing import PackedBatch
 from learner.zero.determinism import use_deterministic_kernels
+from learner.zero.handover import take_from_rank_0
 from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer
 
 SHARED_MEMORY_COLLECTIVE = "deepspeed_shm_comm"
@@ -116,7 +117,7 @@ def bound_collectives(timeout_s: float) -> None:
 def initialize(
     scorer: Scorer, device: torch.device, model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig
 ) -> Any:
-    """The DeepSpeed engine over ``scorer``. All ranks together.
+    """The DeepSpeed engine over ``scorer``, which has values on rank 0 alone. All ranks together.
 
     Raises:
         UserError: DeepSpeed does not know a key of ``learner.deepspeed``, or not with this value.
@@ -130,8 +131,10 @@ def initialize(
         if learner.deepspeed:
             raise UserError(f"learner.deepspeed: DeepSpeed rejects it: {_reason(error)}") from error
         raise
-    if effective_zero_stage(model, learner) == 3:
-        # Cut up on the host, weight by weight: the whole model need not fit the device.
+    partitioned = effective_zero_stage(model, learner) == 3
+    take_from_rank_0(scorer, device, storage=torch.device("cpu") if partitioned else device)
+    if partitioned:
+        # Cut up weight by weight: the whole model fits rank 0's host, and need not fit a device.
         deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
         for buffer in scorer.buffers():
             buffer.data = buffer.data.to(device)

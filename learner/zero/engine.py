@@ -21,6 +21,7 @@ from learner.model.forward import score, token_scores
 from learner.model.packing import PackedBatch
 from learner.zero.determinism import use_deterministic_kernels
 from learner.zero.handover import take_from_rank_0
+from learner.zero.host import cores_of_this_rank, pin_without_rounding
 from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer
 
 SHARED_MEMORY_COLLECTIVE = "deepspeed_shm_comm"
@@ -101,7 +102,12 @@ def join_group(
         init_method=f"tcp://{master_address}:{master_port}",
         timeout=timedelta(seconds=learner.collective_timeout_s),
     )
-    return torch.device("cuda", 0) if gpu else torch.device("cpu")
+    device = torch.device("cuda", 0) if gpu else torch.device("cpu")
+    if gpu:
+        pin_without_rounding()
+        if learner.offload_optimizer:
+            torch.set_num_threads(cores_of_this_rank(device))
+    return device
 
 
 def bound_collectives(timeout_s: float) -> None:
@@ -124,7 +130,8 @@ def initialize(
     """
     import deepspeed
 
-    config = deepspeed_config(model, learner, optimizer)
+    on_gpu = device.type == "cuda"
+    config = deepspeed_config(model, learner, optimizer, on_gpu=on_gpu)
     try:
         deepspeed.DeepSpeedConfig(config)
     except (ValidationError, ValueError, AssertionError) as error:
@@ -144,7 +151,9 @@ def initialize(
     else:
         scorer.to(device)
     trainable = [p for p in scorer.parameters() if p.requires_grad]
-    engine, *_ = deepspeed.initialize(model=scorer, optimizer=make_optimizer(optimizer, trainable), config=config)
+    # Not on the CPU otherwise, where a run must stay what it was to the last bit.
+    own = make_optimizer(optimizer, trainable, fused=on_gpu or learner.offload_optimizer)
+    engine, *_ = deepspeed.initialize(model=scorer, optimizer=own, config=config)
     bound_collectives(learner.collective_timeout_s)
     return engine
 

@@ -117,10 +117,14 @@ def mask_bytes(tokens: int) -> float:
 
 
 def host_bytes(model: Architecture, ranks: int, *, overlap: bool) -> dict[str, float]:
-    """Bytes of host memory, of all ranks together, by what takes them."""
+    """Bytes of host memory, of all ranks together, by what takes them.
+
+    A checkpoint in the run's dtype is mapped and not read: then loading takes pages of the file alone, which the system
+    takes back when it needs them.
+    """
     weights = BF16 * model.parameters
     return {
-        "loading (rank 0, gone when it trains)": weights,
+        "loading (rank 0, until it trains)": weights,
         "staged versions (rank 0)": weights * (2 if overlap else 1),
         "export (rank 0)": CHUNK_BYTES,
         "checkpoint (each rank)": CHUNK_BYTES,

@@ -23,14 +23,14 @@ def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         logps, normalizer = _on(logits.device.type, _logps)(logits, targets)
         ctx.save_for_backward(logits, targets, normalizer)
         result: Tensor = logps
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         logits, targets, normalizer = ctx.saved_tensors
         kernel = _on("cuda", _fused_gradient) if logits.is_cuda else _gradient
         return kernel(logits, targets, normalizer, grad), None

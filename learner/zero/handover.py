@@ -6,6 +6,8 @@ sends no buffers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -61,15 +63,15 @@ def _materialize(module: nn.Module, described: Description, storage: torch.devic
     """Memory for what is on the meta device; what is tied stays tied. dtypes are rank 0's: transformers keeps some
     weights in fp32 when it loads a checkpoint."""
     dtypes = {name: dtype for name, dtype, _ in described}
-    fresh: dict[int, Tensor] = {}
+    fresh: dict[int, Any] = {}
     for name, old in _named_tensors(module):
         tensor = torch.empty(old.shape, dtype=dtypes[name], device=storage)
         fresh[id(old)] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
     for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
-            for key, old in tensors.items():  # type: ignore[attr-defined]
-                if old is not None:
-                    tensors[key] = fresh[id(old)]  # type: ignore[index]
+        for name, parameter in part._parameters.items():
+            part._parameters[name] = fresh.get(id(parameter))
+        for name, buffer in part._buffers.items():
+            part._buffers[name] = fresh.get(id(buffer))
 
 
 def _take(tensor: Tensor, device: torch.device) -> None:

@@ -57,12 +57,11 @@ class SlicedRMSprop(torch.optim.RMSprop):
                 state["step"] += 1
                 on_host = parameter.device.type == "cpu"
                 size = SLICE_ON_HOST * torch.get_num_threads() if on_host else SLICE_ON_GPU
-                whole = parameter, parameter.grad, state["square_avg"]
-                if parameter.numel() > size and all(t.is_contiguous() for t in whole):
-                    slices = zip(*(t.view(-1).split(size) for t in whole), strict=True)
-                else:
-                    slices = iter([whole])
-                for values, grad, square_avg in slices:
+                whole = [parameter, parameter.grad, state["square_avg"]]
+                parts = [[tensor] for tensor in whole]
+                if parameter.numel() > size and all(tensor.is_contiguous() for tensor in whole):
+                    parts = [list(tensor.view(-1).split(size)) for tensor in whole]
+                for values, grad, square_avg in zip(*parts, strict=True):
                     # The counter matters to no plain RMSprop.
                     rmsprop([values], [grad], [square_avg], [], [], [torch.zeros(())], foreach=False, **options)
 

@@ -69,6 +69,8 @@ bench-learner: $(READY)  ## the learner against TRL, the EMA against a gather lo
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner --paper
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ema
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.memory --shape 256/64/16
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.transients
+	$(BIN)/python -m benchmarks.offload
 
 bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, staleness, scaling (needs what make demo leaves)
 	$(BIN)/python -m benchmarks.pipeline

@@ -1,11 +1,10 @@
-"""Memory of a learner rank: measured on a small model, and what a large one needs by DeepSpeed's estimators.
+"""Memory of a learner rank: measured on a small model beside the formulas, and what large ones need by the formulas.
 
-    python -m benchmarks.memory [--shape 1024/256/64] [--pairs 4]
+    python -m benchmarks.memory [--shape 1024/256/64] [--pairs 4] [--computed]
 
 Measured: two ranks over gloo, 16.9 M Llama; one DPO step whose pairs have no cached reference. The columns count the
 tensors that a rank holds between steps; the last one is the highest resident memory of its process beyond libraries,
-the loading of the model included. Estimated: DeepSpeed's model states (weights, gradients, masters, Adam) without
-activations, and beside them our EMA (fp32, sharded) and reference (bf16, sharded).
+the loading of the model on rank 0 included. Computed: benchmarks/memory_model.py. --computed prints that alone.
 """
 
 from __future__ import annotations
@@ -17,7 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.learner import make_pairs
+from benchmarks.learner import VOCABULARY, make_pairs
+from benchmarks.memory_model import (
+    DIGEST_BYTES,
+    GIB,
+    LLAMA_8B,
+    LLAMA_70B,
+    ON_HOST,
+    Architecture,
+    head_bytes,
+    host_bytes,
+    longest_row,
+    mask_bytes,
+    states,
+    token_bytes,
+    transient_bytes,
+)
 from benchmarks.ranks import RANKS, in_group, step
 from benchmarks.report import machine, save, table_of
 from contracts.pair import REGIONS, ReferenceScore
@@ -40,13 +54,14 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-LARGE = {
-    # parameters, those of the largest single module (embedding or head), GPUs
-    "Mistral-7B on 8": (7_241_732_096, 131_072_000, 8),
-    "Llama-3-8B on 8": (8_030_261_248, 525_336_576, 8),
-    "Llama-3-8B on 4": (8_030_261_248, 525_336_576, 4),
-    "Llama-3-8B on 2": (8_030_261_248, 525_336_576, 2),
+COMPUTED = {"fp32, ZeRO 0": (0, 4), "fp32, ZeRO 2": (2, 4), "fp32, ZeRO 3": (3, 4), "bf16, ZeRO 2": (2, 2)} | {
+    "bf16, ZeRO 3": (3, 2)
 }
+"""ZeRO stage and bytes of a weight."""
+SMALL = Architecture("Llama 16.9 M", 6, 384, 1024, 6, 6, 64, VOCABULARY)
+LARGE = [(LLAMA_8B, 2), (LLAMA_8B, 4), (LLAMA_8B, 8), (LLAMA_70B, 16), (LLAMA_70B, 32)]
+"""On how many GPUs."""
+CARD_BYTES = 80 * GIB
 KINDS = ("weights", "masters", "optimizer", "ema", "reference")
 
 
@@ -71,50 +86,91 @@ def held(learner: LearnerRank, shape: str, count: int) -> dict[str, Any]:
     return {kind: sizes[kind] / 2**20 for kind in KINDS}
 
 
-def estimates() -> list[list[str]]:
-    """GiB a GPU at ZeRO 2 and 3, with and without optimizer offload, by DeepSpeed's estimators."""
-    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as zero3
-    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as zero2
-
+def state_rows() -> list[list[str]]:
+    """GiB of one GPU under ZeRO 3 in bf16, and of its share of the host where the optimizer is there."""
     rows = []
-    for name, (parameters, largest, gpus) in LARGE.items():
-        for offload in (False, True):
-            _, two = zero2(parameters, gpus, cpu_offload=offload)
-            _, three, _ = zero3(parameters, largest, gpus, cpu_offload=offload, cpu_offload_params=False)
-            ema, reference = 4 * parameters / gpus, 2 * parameters / gpus
-            # Both live where the masters live.
-            ours = 0 if offload else ema + reference
-            cells = [two, three, two + ours, three + ours]
-            rows.append(
-                [
-                    name,
-                    "host" if offload else "GPU",
-                    *(f"{c / 2**30:.1f}" for c in cells),
-                    *(f"{c / 2**30:.1f}" for c in (ema, reference)),
-                ]
-            )
+    for model, gpus in LARGE:
+        kinds = states(model, gpus, 3)
+        buffers = sum(transient_bytes(model, 3).values())
+        host = sum(size for kind, size in kinds.items() if kind in ON_HOST)
+        cells = [*kinds.values(), buffers, sum(kinds.values()) + buffers, kinds["weights"] + buffers, host]
+        rows.append([f"{model.name}, {gpus} GPUs", *(f"{cell / GIB:.1f}" for cell in cells)])
     return rows
+
+
+def cost_rows() -> list[list[str]]:
+    """What comes and goes, or is on the host, for both large models."""
+    rows = []
+    for name, cost in {
+        "a token of a row: inputs of all layers, checkpointed": lambda m: token_bytes(m)["kept of all layers"],
+        "a token of a row: one layer at work": lambda m: token_bytes(m)["one layer at work"],
+        "head: a chunk of 1,024 tokens": lambda m: head_bytes(m, 1024),
+        "FlexAttention's blocks of 32 k tokens": lambda m: mask_bytes(1 << 15),
+        "digest of a weight": lambda m: DIGEST_BYTES,
+        **{
+            f"host: {what}": lambda m, what=what: host_bytes(m, 8, overlap=True)[what]  # type: ignore[misc]
+            for what in host_bytes(LLAMA_8B, 8, overlap=True)
+        },
+    }.items():
+        rows.append([name, *(_amount(cost(model)) for model in (LLAMA_8B, LLAMA_70B))])
+    return rows
+
+
+def length_rows() -> list[list[str]]:
+    """Thousands of tokens of the longest row on cards of CARD_BYTES."""
+    return [
+        [
+            f"{model.name}, {gpus} GPUs",
+            *(
+                f"{tokens // 1000} k" if tokens else "does not fit"
+                for offload in (False, True)
+                for tokens in longest_row(model, gpus, CARD_BYTES, offload=offload).values()
+            ),
+        ]
+        for model, gpus in LARGE
+    ]
+
+
+def _amount(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.2f} MiB"
+
+
+def print_computed() -> dict[str, list[list[str]]]:
+    """Print the tables of the formulas, and return their rows."""
+    tables = {"states": state_rows(), "costs": cost_rows(), "longest row": length_rows()}
+    print("\nGiB a GPU, bf16, ZeRO 3, AdamW, computed")
+    head = ["", *states(LLAMA_8B, 8, 3), "buffers", "all", "optimizer on host", "there"]
+    print(table_of(head, tables["states"]))
+    print("\nComputed")
+    print(table_of(["", LLAMA_8B.name, LLAMA_70B.name], tables["costs"]))
+    print(f"\nTokens of the longest row on cards of {CARD_BYTES // GIB} GiB, computed")
+    lengths = longest_row(LLAMA_8B, 8, CARD_BYTES)
+    print(table_of(["", *lengths, *(f"{name}, optimizer on host" for name in lengths)], tables["longest row"]))
+    return tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="1024/256/64", help="prompt/response/segment in tokens")
     parser.add_argument("--pairs", type=int, default=4, help=f"pairs of the step, over {RANKS} ranks")
+    parser.add_argument("--computed", action="store_true", help="print the formulas' tables alone")
     options = parser.parse_args()
+    if options.computed:
+        print_computed()
+        return
     measured, rows = {}, []
     for name, sections in CONFIGURATIONS.items():
         ranks = in_group(held, options.shape, options.pairs, sections=sections)
         measured[name] = {kind: max(rank[kind] for rank in ranks) for kind in ranks[0]}
         rows.append([name, *(f"{measured[name][kind]:.1f}" for kind in KINDS), f"{measured[name]['peak_mb']:.0f}"])
+        if name in COMPUTED:
+            stage, width = COMPUTED[name]
+            by_formula = states(SMALL, RANKS, stage, weights=width)
+            rows.append(["  computed", *(f"{by_formula[kind] / 2**20:.1f}" for kind in KINDS), ""])
     print(f"\nMB a rank, {RANKS} ranks, prompt/response/segment {options.shape}, {options.pairs} pairs a step")
     print(table_of(["", *KINDS, "peak"], rows))
-    estimated = estimates()
-    head = ["", "optimizer on", "ZeRO 2", "ZeRO 3", "ZeRO 2 + ours", "ZeRO 3 + ours", "EMA", "reference"]
-    print("\nGiB a GPU without activations, bf16 with Adam, estimated")
-    print(table_of(head, estimated))
     settings = {"shape": options.shape, "pairs": options.pairs, "torch": torch.__version__}
-    results = {"measured_mb": measured, "estimated_gib": [dict(zip(head, row, strict=True)) for row in estimated]}
-    save("memory", {"machine": machine(), **settings, **results})
+    save("memory", {"machine": machine(), **settings, "measured_mb": measured, "computed": print_computed()})
 
 
 if __name__ == "__main__":

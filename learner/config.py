@@ -140,7 +140,11 @@ class LearnerConfig(Section):
         description="ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 parameters too. bfloat16 starts "
         "at 2, which keeps fp32 masters and sums gradients in fp32.",
     )
-    offload_optimizer: bool = Field(False, description="Keep optimizer state and EMA in host memory (ZeRO 1-3).")
+    offload_optimizer: bool = Field(
+        False,
+        description="Keep all states but the weights in host memory (ZeRO 1-3); the optimizer runs there, on the cores "
+        "of a GPU node.",
+    )
     batch_size: Count = Field(32, description="Pairs (rows for sft) per optimizer step, over all ranks.")
     steps: NonNegative | None = Field(
         None,

@@ -27,6 +27,7 @@ SET_BY = {
     "zero_optimization.zero_hpz_partition_size": "nothing: EMA and reference are swapped in, and copies would be stale",
     "zero_optimization.stage3_param_persistence_threshold": "the run: no weight stays gathered between steps",
     "zero_optimization.stage3_model_persistence_threshold": "the run: no weight stays gathered between steps",
+    "sequence_parallel_size": "nothing: a row stays on one rank; see Long sequences in docs/learner.md",
     "zero_optimization.compute_grad_norm": "the run: the gradient norm is a metric",
 }
 """Dotted keys that are rejected, with everything below them, and what decides on them."""

@@ -79,12 +79,14 @@ class LearnerRank:
         self._device = join_group(self.rank, self.world_size, host, port, spec.learner, spec.deterministic)
 
     def load_weights(self) -> None:
-        """Download and load the model. No rank waits for another, so it may take one as long as it takes.
+        """Download and load the model on rank 0; the others make its skeleton. No rank waits for another, so it may
+        take one as long as it takes.
 
         Raises:
             UserError: the model can't be loaded.
         """
-        self.module = load_model(self._spec.model, self._spec.seed, self._spec.vocabulary)
+        spec = self._spec
+        self.module = load_model(spec.model, spec.seed, spec.vocabulary, values=self.rank == 0)
 
     def setup(self) -> str:
         """Start the engine with the loaded model. All ranks together; returns ``note``.

@@ -148,7 +148,9 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
     )
     parts.callback(buffer.shutdown)
     factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label)
-    publisher = PublisherSpec(factory.engine.backend, config.weights.timeout_s, config.generation.tensor_parallel)
+    publisher = PublisherSpec(
+        factory.engine.backend, config.weights.timeout_s, config.generation.tensor_parallel, overlap=slack > 0
+    )
     ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
     parts.callback(ranks.shutdown)
     pool = ActorPool(

@@ -24,8 +24,8 @@ FAILURES = (TransferFailed, RuntimeError, TimeoutError, OSError)
 class Publisher:
     """Every learner rank has one; what it holds exists on rank 0 alone.
 
-    ``stage`` never waits for ``send``, which may run in another thread. A version that is overtaken before it is sent
-    is skipped.
+    Where versions may overlap, ``stage`` never waits for ``send``, which may run in another thread. A version that is
+    overtaken before it is sent is skipped.
     """
 
     def __init__(

@@ -23,6 +23,8 @@ class PublisherSpec:
     """Longest wait for any answer of an actor."""
     workers_per_engine: int = 1
     """Processes of one engine that receive weights."""
+    overlap: bool = True
+    """Whether a version may be sent while the next is staged; without, one copy of the weights is held, not two."""
 
     def build(self) -> Publisher:
         """A publisher of the process that calls."""
@@ -30,7 +32,8 @@ class PublisherSpec:
         from cluster.weights.staging import StagedVersions
 
         on_gpu = self.backend in ("nccl", "ipc")
-        staged = StagedVersions(shared=self.backend == "shm", device="cuda:0" if on_gpu else None)
+        device = "cuda:0" if on_gpu else None
+        staged = StagedVersions(shared=self.backend == "shm", overlap=self.overlap, device=device)
         return Publisher(self.backend, staged, timeout_s=self.timeout_s, workers_per_engine=self.workers_per_engine)
 
 

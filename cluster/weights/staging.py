@@ -1,4 +1,4 @@
-"""Holds published weights twice: one version may be sent while the next is staged."""
+"""Holds published weights: twice where one version may be sent while the next is staged, else once."""
 
 from __future__ import annotations
 
@@ -14,25 +14,37 @@ from cluster.weights.slot import Layer, Metadata, Slot
 
 
 class StagedVersions(WeightSource):
-    """Two slots. As vLLM's ``WeightSource`` it is the version that is being sent.
+    """As vLLM's ``WeightSource`` it is the version that is being sent.
 
     A sender of vLLM's is given its source once and sends it again and again: which version that is changes here.
     """
 
-    def __init__(self, *, shared: bool, device: torch.device | str | None = None) -> None:
-        """Arguments of ``Slot``."""
+    def __init__(self, *, shared: bool, overlap: bool = True, device: torch.device | str | None = None) -> None:
+        """
+        Args:
+            shared, device: of ``Slot``.
+            overlap: two slots: a version is staged while another is sent. With one, the two wait for each other.
+        """
         on = None if device is None else torch.device(device)
-        self._slots = [Slot(shared=shared, device=on) for _ in range(2)]
+        self._slots = [Slot(shared=shared, device=on) for _ in range(2 if overlap else 1)]
         self._sending: Slot | None = None
-        self._lock = threading.Lock()
+        self._staging: Slot | None = None
+        self._changed = threading.Condition()
 
     def stage(self, version: int, metadata: Metadata, layers: Iterable[Layer]) -> None:
-        """Copy a version in; does not wait for one that is being sent."""
-        with self._lock:
+        """Copy a version in; with two slots this does not wait for one that is being sent."""
+        with self._changed:
+            self._changed.wait_for(lambda: any(slot is not self._sending for slot in self._slots))
             # The slot that is neither being sent nor the newest of two idle ones.
             free = min((slot for slot in self._slots if slot is not self._sending), key=lambda slot: slot.version)
             free.forget()
-        free.fill(version, metadata, layers)
+            self._staging = free
+        try:
+            free.fill(version, metadata, layers)
+        finally:
+            with self._changed:
+                self._staging = None
+                self._changed.notify_all()
 
     def newest(self) -> Slot | None:
         """The newest whole version; None: there is none."""
@@ -42,13 +54,15 @@ class StagedVersions(WeightSource):
     @contextmanager
     def sending(self) -> Iterator[Slot | None]:
         """The newest version, over which nothing is staged meanwhile; None: there is none."""
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(lambda: any(slot is not self._staging for slot in self._slots))
             self._sending = self.newest()
         try:
             yield self._sending
         finally:
-            with self._lock:
+            with self._changed:
                 self._sending = None
+                self._changed.notify_all()
 
     @property
     def slot(self) -> Slot:

@@ -16,6 +16,7 @@ from contracts.errors import UserError
 from contracts.pair import REGIONS
 from learner.model import attention
 from learner.model.packing import Mode, PackedBatch
+from learner.model.token_logps import token_logps
 
 SHARABLE_LAYERS = {"full_attention", "sliding_attention"}
 WITH_SINKS = ("gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash", "hy_v4", "deepseek_v4")
@@ -23,6 +24,9 @@ KNOWN_OBSTACLES = dict.fromkeys(WITH_SINKS, "has attention sinks") | {
     "nemotron": "does not hand the forward's keywords on to its attention"
 }
 """What no config field shows. The attention function rejects a model that is missing here."""
+
+LOGIT_SHAPES = ("logits_scaling", "logit_scale", "lm_head_multiplier", "final_logit_softcapping")
+"""Fields of configs that change the head's output."""
 
 _OWN_ATTENTION = "_attention_before_segments"
 
@@ -136,11 +140,13 @@ def causal_model(model: nn.Module) -> PreTrainedModel:
 
 
 def shape_logits(logits: Tensor, config: PreTrainedConfig) -> Tensor:
-    """What the model does to its head's output: scales, then soft cap. float32 [..., vocabulary].
+    """What the model does to its head's output, [..., vocabulary]: scales, then soft cap, both in fp32. The logits of a
+    model that does neither come back as they are.
 
     The factors are Granite's (divides), Cohere's and Falcon-H1's (multiply), the cap is Gemma's.
     """
-    logits = logits.float()
+    if any(getattr(config, name, None) for name in LOGIT_SHAPES):
+        logits = logits.float()
     if scaling := getattr(config, "logits_scaling", None):
         logits = logits / scaling
     for name in ("logit_scale", "lm_head_multiplier"):
@@ -162,8 +168,7 @@ def _head_logps(
     head_forward = head.forward
 
     def one_chunk(states: Tensor, wanted: Tensor) -> Tensor:
-        logits = shape_logits(head_forward(states), config)
-        return logits.gather(-1, wanted[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
+        return token_logps(shape_logits(head_forward(states), config), wanted)
 
     def chunked(states: Tensor) -> Tensor:
         parts = []

@@ -23,30 +23,30 @@ NEW_ROW_SPREAD = 0.01
 """Spread of new embeddings around the mean of the old ones, in standard deviations of the old ones."""
 
 
-def load_model(config: ModelConfig, seed: int, vocabulary: int = 0) -> nn.Module:
+def load_model(config: ModelConfig, seed: int, vocabulary: int = 0, *, values: bool = True) -> nn.Module:
     """A causal language model in training mode, in the compute dtype.
-
-    The same on every rank: random weights are drawn from ``seed``.
 
     Args:
         vocabulary: rows that the embeddings must have; more are left as they are.
+        values: False makes the model's skeleton on torch's meta device, which takes no memory; its config is read, its
+            weights are not.
 
     Raises:
         UserError: the path is no causal language model that transformers knows, or weights are missing.
     """
-    dtype = DTYPES[config.dtype]
     disable_progress_bar()  # every rank would draw its own
     try:
-        if config.from_scratch:
+        if not values:
+            model = _skeleton(config)
+        elif config.from_scratch:
             torch.manual_seed(seed)
-            architecture = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
-            # Not model.to(dtype): rotary frequencies must stay fp32.
-            model = AutoModelForCausalLM.from_config(
-                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
-            )
+            model = _from_config(config)
         else:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                config.path, dtype=dtype, trust_remote_code=config.trust_remote_code, output_loading_info=True
+                config.path,
+                dtype=DTYPES[config.dtype],
+                trust_remote_code=config.trust_remote_code,
+                output_loading_info=True,
             )
             model, report = loaded
             _reject_missing_weights(config.path, report)
@@ -62,6 +62,21 @@ def load_model(config: ModelConfig, seed: int, vocabulary: int = 0) -> nn.Module
     return _with_adapters(model, config) if config.lora else model
 
 
+def _from_config(config: ModelConfig) -> PreTrainedModel:
+    """With random weights."""
+    architecture = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    # Not model.to(dtype): rotary frequencies must stay fp32.
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        architecture, dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code
+    )
+    return model
+
+
+def _skeleton(config: ModelConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return _from_config(config)
+
+
 @torch.no_grad()
 def enlarge_embeddings(model: PreTrainedModel, vocabulary: int) -> None:
     """Give input and output embeddings at least ``vocabulary`` rows.
@@ -75,6 +90,8 @@ def enlarge_embeddings(model: PreTrainedModel, vocabulary: int) -> None:
         return
     model.resize_token_embeddings(vocabulary, pad_to_multiple_of=EMBEDDING_MULTIPLE, mean_resizing=False)
     layers: tuple[Any, Any] = model.get_input_embeddings(), model.get_output_embeddings()
+    if layers[0].weight.is_meta:
+        return  # a skeleton: the rows' values are rank 0's
     # Tied ones are one parameter, under two names.
     for rows in {id(layer.weight): layer.weight for layer in layers if layer is not None}.values():
         known = rows[:old].float()

@@ -21,6 +21,8 @@ from learner.model.adapters import embedding_adapters
 from learner.model.forward import score, token_scores
 from learner.model.packing import PackedBatch
 from learner.zero.determinism import use_deterministic_kernels
+from learner.zero.handover import take_from_rank_0
+from learner.zero.host import cores_of_this_rank, pin_without_rounding
 from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer
 
 SHARED_MEMORY_COLLECTIVE = "deepspeed_shm_comm"
@@ -101,7 +103,12 @@ def join_group(
         init_method=f"tcp://{master_address}:{master_port}",
         timeout=timedelta(seconds=learner.collective_timeout_s),
     )
-    return torch.device("cuda", 0) if gpu else torch.device("cpu")
+    device = torch.device("cuda", 0) if gpu else torch.device("cpu")
+    if gpu:
+        pin_without_rounding()
+        if learner.offload_optimizer:
+            torch.set_num_threads(cores_of_this_rank(device))
+    return device
 
 
 def bound_collectives(timeout_s: float) -> None:
@@ -117,22 +124,25 @@ def bound_collectives(timeout_s: float) -> None:
 def initialize(
     scorer: Scorer, device: torch.device, model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig
 ) -> Any:
-    """The DeepSpeed engine over ``scorer``. All ranks together.
+    """The DeepSpeed engine over ``scorer``, which has values on rank 0 alone. All ranks together.
 
     Raises:
         UserError: DeepSpeed does not know a key of ``learner.deepspeed``, or not with this value.
     """
     import deepspeed
 
-    config = deepspeed_config(model, learner, optimizer)
+    on_gpu = device.type == "cuda"
+    config = deepspeed_config(model, learner, optimizer, on_gpu=on_gpu)
     try:
         deepspeed.DeepSpeedConfig(config)
     except (ValidationError, ValueError, AssertionError) as error:
         if learner.deepspeed:
             raise UserError(f"learner.deepspeed: DeepSpeed rejects it: {_reason(error)}") from error
         raise
-    if effective_zero_stage(model, learner) == 3:
-        # Cut up on the host, weight by weight: the whole model need not fit the device.
+    partitioned = effective_zero_stage(model, learner) == 3
+    take_from_rank_0(scorer, device, storage=torch.device("cpu") if partitioned else device)
+    if partitioned:
+        # Cut up weight by weight: the whole model fits rank 0's host, and need not fit a device.
         deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
         for buffer in scorer.buffers():
             buffer.data = buffer.data.to(device)
@@ -142,7 +152,9 @@ def initialize(
     else:
         scorer.to(device)
     trainable = [p for p in scorer.parameters() if p.requires_grad]
-    engine, *_ = deepspeed.initialize(model=scorer, optimizer=make_optimizer(optimizer, trainable), config=config)
+    # Not on the CPU otherwise, where a run must stay what it was to the last bit.
+    own = make_optimizer(optimizer, trainable, fused=on_gpu or learner.offload_optimizer)
+    engine, *_ = deepspeed.initialize(model=scorer, optimizer=own, config=config)
     bound_collectives(learner.collective_timeout_s)
     return engine
 

@@ -7,20 +7,63 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.optim.rmsprop import rmsprop
 
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
 from learner.deepspeed_arguments import merged
 
+SLICE_ON_HOST = 1 << 17
+"""Elements that a core works on at a time: with the intermediate values they stay in its cache."""
+SLICE_ON_GPU = 1 << 26
+"""Elements whose intermediate values are held at a time."""
 
-def make_optimizer(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW with decoupled weight decay, or RMSprop (SAPO's DPO recipe)."""
+
+def make_optimizer(
+    config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW with decoupled weight decay, or RMSprop (SAPO's DPO recipe).
+
+    Args:
+        fused: AdamW in one pass over memory by torch's own kernel. It rounds otherwise than torch's plain AdamW.
+    """
     if config.name == "rmsprop":
-        return torch.optim.RMSprop(
+        return SlicedRMSprop(
             parameters, lr=config.lr, alpha=config.alpha, eps=config.eps, weight_decay=config.weight_decay
         )
     return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=fused
     )
+
+
+class SlicedRMSprop(torch.optim.RMSprop):
+    """torch's RMSprop, bit for bit, slice by slice.
+
+    torch has no fused RMSprop: each of its operations would run over the whole shard, which on the host is as slow as
+    memory, and make intermediate values as large as the shard.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """``closure`` is for torch's interface alone."""
+        assert closure is None
+        for group in self.param_groups:
+            options = {name: group[name] for name in ("lr", "alpha", "eps", "weight_decay", "momentum", "centered")}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state |= {"step": torch.zeros(()), "square_avg": torch.zeros_like(parameter)}
+                state["step"] += 1
+                on_host = parameter.device.type == "cpu"
+                size = SLICE_ON_HOST * torch.get_num_threads() if on_host else SLICE_ON_GPU
+                whole = [parameter, parameter.grad, state["square_avg"]]
+                parts = [[tensor] for tensor in whole]
+                if parameter.numel() > size and all(tensor.is_contiguous() for tensor in whole):
+                    parts = [list(tensor.view(-1).split(size)) for tensor in whole]
+                for values, grad, square_avg in zip(*parts, strict=True):
+                    # The counter matters to no plain RMSprop.
+                    rmsprop([values], [grad], [square_avg], [], [], [torch.zeros(())], foreach=False, **options)
 
 
 def warmup_steps(config: OptimizerConfig, total_steps: int) -> int:
@@ -57,7 +100,9 @@ def effective_zero_stage(model: ModelConfig, learner: LearnerConfig) -> int:
     return max(2, learner.zero_stage) if model.dtype == "bfloat16" else learner.zero_stage
 
 
-def deepspeed_config(model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig) -> dict[str, Any]:
+def deepspeed_config(
+    model: ModelConfig, learner: LearnerConfig, optimizer: OptimizerConfig, *, on_gpu: bool = False
+) -> dict[str, Any]:
     """What ``deepspeed.initialize`` is given, with ``learner.deepspeed`` merged in.
 
     Accumulation boundaries are set by hand in learner/passes.py.
@@ -65,7 +110,7 @@ def deepspeed_config(model: ModelConfig, learner: LearnerConfig, optimizer: Opti
     # Threshold 0: no parameter stays gathered between steps: learner/zero/shards.py changes them all in place.
     zero: dict[str, Any] = {"stage": effective_zero_stage(model, learner), "stage3_param_persistence_threshold": 0}
     if learner.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu"}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

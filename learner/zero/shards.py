@@ -62,8 +62,9 @@ class Shards:
         return pieces
 
     def copy(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """The masters' values now, where the masters live."""
-        return [master.detach().to(dtype, copy=True) for master in self.masters]
+        """The masters' values now, where the masters live; in pinned memory where they are."""
+        copies = [master.detach().to(dtype, copy=True) for master in self.masters]
+        return [c.pin_memory() if m.is_pinned() else c for c, m in zip(copies, self.masters, strict=True)]
 
     @contextmanager
     def holding(self, values: Sequence[Tensor]) -> Iterator[None]:
@@ -92,10 +93,11 @@ class Shards:
     @torch.no_grad()
     def restore_optimizer_states(self, states: Sequence[dict[str, Any]]) -> None:
         """Put back what ``optimizer_states`` gave."""
+        # The step counter of torch's optimizers lives on the host whatever the device, but for the fused one's.
+        fused = self._torch_optimizer.defaults.get("fused")
         for owner, saved in zip(self._owners, states, strict=True):
             self._torch_optimizer.state[owner] = {
-                # The step counter of torch's optimizers lives on the host whatever the device.
-                name: v.to(owner.device if v.dim() else "cpu", copy=True) if isinstance(v, Tensor) else v
+                name: v.to(owner.device if v.dim() or fused else "cpu", copy=True) if isinstance(v, Tensor) else v
                 for name, v in saved.items()
             }
 

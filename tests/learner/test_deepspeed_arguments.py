@@ -39,6 +39,11 @@ def test_every_key_that_a_run_sets_is_rejected_by_name(dtype: Any, offload: bool
             "deepspeed.zero_optimization.stage is set by learner.zero_stage",
         ),
         (
+            {"sequence_parallel_size": 4},
+            "deepspeed.sequence_parallel_size is set by nothing: a row stays on one rank; see Long sequences in "
+            "docs/learner.md",
+        ),
+        (
             {"zero_optimisation": {"stage": 1}},
             "deepspeed.zero_optimisation is no section that can be added; did you mean zero_optimization?",
         ),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cluster.weights.publisher_spec import choose_backend
+from cluster.weights.publisher_spec import PublisherSpec, choose_backend
 from support.paths import REPOSITORY
 
 
@@ -30,3 +30,9 @@ def test_the_answers_to_a_publication_are_read_without_vllm_or_torch():
     code = "import sys, learner.messages; print({'torch', 'vllm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("overlap", "copies"), [(True, 2), (False, 1)])
+def test_a_second_copy_of_the_weights_is_held_only_where_versions_overlap(overlap, copies):
+    publisher = PublisherSpec("gloo", 1.0, overlap=overlap).build()
+    assert len(publisher._staged._slots) == copies

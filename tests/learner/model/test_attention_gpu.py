@@ -71,13 +71,14 @@ def test_flex_blocks_are_those_that_torch_counts_in_a_whole_mask(mode, window):
     for _ in range(3):
         lengths = draw.integers(1, [200, 150, 100, 100, 200], (3, 5))
         (batch,) = pack([pair_of(draw, *of_pair) for of_pair in lengths], 1 << 30, mode)
+        assert batch.layout is not None
         with LargestTensor() as largest:
             ours = attention_gpu._block_mask(batch.layout, window, torch.device("cpu"))
         assert largest.elements <= 8 * batch.tokens
         theirs = create_block_mask(ours.mask_mod, None, None, batch.tokens, batch.tokens, device="cpu")
         assert ours.shape == theirs.shape
         for one, other in zip(ours.as_tuple(flatten=True)[:-1], theirs.as_tuple(flatten=True)[:-1], strict=True):
-            assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+            assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
 
 
 def pair_of(draw: np.random.Generator, prompt: int, a: int, b: int, replacement: int, c: int) -> PreferencePair:

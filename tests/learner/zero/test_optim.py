@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
+from learner.zero import optim
 from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer, schedule
 
 TOTAL = 60
@@ -44,6 +46,54 @@ def test_optimizers_take_every_setting():
     rmsprop = make_optimizer(OptimizerConfig(name="rmsprop", alpha=0.7, **common), parameter)
     assert isinstance(rmsprop, torch.optim.RMSprop)
     assert {"alpha": 0.7, **common}.items() <= rmsprop.defaults.items()
+
+
+def trained(make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer], steps: int = 5) -> list[torch.Tensor]:
+    """Parameters of odd sizes after some steps with gradients that depend on them."""
+    draw = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(n, generator=draw)) for n in (1, 37, 1000, 4099)]
+    optimizer = make(parameters)
+    for _ in range(steps):
+        for parameter in parameters:
+            parameter.grad = parameter.detach().sin() + 0.1 * torch.randn(len(parameter), generator=draw)
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def test_rmsprop_in_slices_is_torchs_bit_for_bit(monkeypatch):
+    monkeypatch.setattr(optim, "SLICE_ON_HOST", 100)
+    config = OptimizerConfig(name="rmsprop", lr=0.01, weight_decay=0.1)
+    ours = trained(lambda parameters: make_optimizer(config, parameters))
+    theirs = trained(lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.1))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_rmsprops_state_has_torchs_names_and_counts_its_steps():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    ours, theirs = make_optimizer(OptimizerConfig(name="rmsprop"), [parameter]), torch.optim.RMSprop([parameter])
+    for optimizer in (ours, theirs):
+        for _ in range(2):
+            parameter.grad = torch.ones(3)
+            optimizer.step()
+    assert ours.state[parameter].keys() == theirs.state[parameter].keys()
+    assert ours.state[parameter]["step"] == theirs.state[parameter]["step"] == 2
+
+
+def test_the_fused_adamw_is_torchs_to_the_last_digits():
+    config = OptimizerConfig(name="adamw", lr=0.01, weight_decay=0.1)
+    ours = trained(lambda parameters: make_optimizer(config, parameters, fused=True))
+    plain = trained(lambda parameters: make_optimizer(config, parameters))
+    theirs = trained(lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1))
+    assert all(torch.equal(a, b) for a, b in zip(plain, theirs, strict=True))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_an_optimizer_on_the_host_has_pinned_memory_beside_a_gpu():
+    learner = LearnerConfig(zero_stage=2, offload_optimizer=True)
+    for on_gpu in (False, True):
+        config = deepspeed_config(ModelConfig(path="m"), learner, OptimizerConfig(), on_gpu=on_gpu)
+        assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": on_gpu}
 
 
 def test_bf16_has_masters_and_gradient_sums_in_fp32_at_every_stage():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.cli.arguments import ConfigFile, Overrides
+from cluster.cli.arguments import ConfigFile, DryRun, Overrides
 from cluster.config.loading import load_config
 from cluster.config.run_config import RunConfig
 
@@ -20,25 +19,39 @@ INTERRUPTED = 130
 
 
 def train(
-    config: ConfigFile, overrides: Overrides = None, resume: Resume = False, overwrite: Overwrite = False
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train as CONFIG says: SAPO, SFT, offline DPO/ORPO on a dataset of pairs, or a replay of recorded pairs."""
-    _run(load_config(config, overrides or []), resume, overwrite)
+    _run(load_config(config, overrides or []), resume, overwrite, dry_run)
 
 
-def sft(config: ConfigFile, overrides: Overrides = None, resume: Resume = False, overwrite: Overwrite = False) -> None:
+def sft(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
     """Supervised fine-tuning: the starting model for SAPO. Sets method, objective and reference accordingly."""
     forced = ["method=sft", "objective.name=sft", "reference.mode=none"]
-    _run(load_config(config, [*(overrides or []), *forced]), resume, overwrite)
+    _run(load_config(config, [*(overrides or []), *forced]), resume, overwrite, dry_run)
 
 
-def _run(config: RunConfig, resume: bool, overwrite: bool) -> None:
+def _run(config: RunConfig, resume: bool, overwrite: bool, only_check: bool) -> None:
+    if only_check:
+        from cluster.run.dry_run import dry_run
+
+        print("\n".join(dry_run(config, resume=resume, overwrite=overwrite)))
+        return
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
-    from cluster.config.job_paths import anchored, checkout
     from cluster.run.train import train as run
 
     try:
-        result = run(anchored(config, Path.cwd(), checkout()), resume=resume, overwrite=overwrite)
+        result = run(config, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
         saved = next(config.run_dir.glob("checkpoints/step-*/run.json"), None)
         then = "--resume goes on from the newest checkpoint" if saved else "there is no checkpoint yet"

@@ -84,7 +84,13 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         source.begin(progress.step, setting.total_steps)
         config, inputs = setting.config, setting.inputs
         checkpointer = Checkpointer(
-            config.checkpoint, setting.folder, group, source, inputs.tokenizer, len(inputs.table)
+            config.checkpoint,
+            setting.folder,
+            group,
+            source,
+            inputs.tokenizer,
+            len(inputs.table),
+            setting.total_steps,
         )
         closing = BottleneckReport(
             source,

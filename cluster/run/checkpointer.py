@@ -25,10 +25,15 @@ class Checkpointer:
         source: BatchSource,
         tokenizer: PreTrainedTokenizerBase,
         rows: int,
+        total_steps: int,
     ) -> None:
-        """``rows``: of the dataset."""
+        """
+        Args:
+            rows: of the dataset.
+            total_steps: of the run.
+        """
         self._config, self._folder, self._group, self._source = config, folder, group, source
-        self._tokenizer, self._rows = tokenizer, rows
+        self._tokenizer, self._rows, self._total_steps = tokenizer, rows, total_steps
 
     def due(self, step: int) -> bool:
         """Whether the interval is over at ``step``."""
@@ -44,6 +49,6 @@ class Checkpointer:
                 self._tokenizer.save_pretrained(aside / name)
             self._source.snapshot(aside)
             (aside / "config.yaml").write_text((self._folder.path / "config.yaml").read_text())
-            write_manifest(aside, step, self._rows)
+            write_manifest(aside, step, self._rows, self._total_steps)
         self._folder.prune(self._config.keep)
         return final

@@ -11,17 +11,16 @@ import ray
 from cluster.config.run_config import RunConfig
 from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, run_attempt
-from cluster.run.inputs import count_steps, read_inputs
+from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
 from cluster.storage.checkpoints import read_manifest
 from cluster.storage.run_folder import RunFolder
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
+from cluster.workers.node_paths import validate_nodes
 from cluster.workers.ray_calls import WorkerFailure, failure_of
 from cluster.workers.ray_session import ray_session
 from cluster.workers.resources import needed_cpus, require_room
 from contracts.errors import UserError, first_line
-
-LINES = ("metrics.jsonl", "samples.jsonl")
 
 
 @dataclass(frozen=True)
@@ -42,28 +41,26 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     Raises:
         UserError: config, data, model, checkpoint or cluster can't be used; one line says which and why.
     """
-    inputs = read_inputs(config)
-    total_steps = count_steps(config, inputs)
-    folder = RunFolder(config, resume=resume, overwrite=overwrite)
-    checkpoint = folder.newest_checkpoint() if resume else None
-    first_step = _resumed_at(folder, checkpoint, total_steps) if resume else 0
+    run = check_run(config, resume=resume, overwrite=overwrite)
+    config, inputs, folder, total_steps = run.config, run.inputs, run.folder, run.total_steps
     with ExitStack() as stack:
         log = RunLog(config.name)
         stack.callback(log.close)
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         require_room(config, hardware, log.logger)
+        validate_nodes(config, hardware)
         # Nothing on disk was touched so far: whatever could be rejected has been.
         folder.prepare()
-        if checkpoint:
-            _rewind(folder, first_step)
+        if run.checkpoint:
+            _rewind(folder, run.first_step)
         log.keep(folder.path / "run.log")
-        log.logger.info(inputs.report)
-        log.logger.info(inputs.ends)
+        for line in (inputs.report, inputs.ends, *run.notes):
+            log.logger.info(line)
         log.logger.info("%s; %d steps of %d; %s", hardware, total_steps, config.learner.batch_size, folder.path)
         policy = FailurePolicy(Limits())
         setting = Setting(config, folder, inputs, total_steps, hardware, log, policy)
         try:
-            closing = _attempts(setting, checkpoint, Progress(first_step))
+            closing = _attempts(setting, run.checkpoint, Progress(run.first_step))
         except BaseException as error:  # for the file alone: the command line prints its own line
             log.logger.debug("the run ended: %s", first_line(error), exc_info=error)
             raise
@@ -103,22 +100,6 @@ def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path
     progress.step = read_manifest(checkpoint).step
     _rewind(setting.folder, progress.step)
     return checkpoint
-
-
-def _resumed_at(folder: RunFolder, checkpoint: Path | None, total_steps: int) -> int:
-    """The checkpoint's step.
-
-    Raises:
-        UserError: it can't be resumed from.
-    """
-    if checkpoint is None:
-        raise UserError(f"{folder.path}: --resume, but it holds no whole checkpoint")
-    step = read_manifest(checkpoint).step
-    if step >= total_steps:
-        raise UserError(f"{checkpoint}: the run is complete at step {step}; raise learner.steps to go on")
-    for name in LINES:
-        folder.validate_lines(name)
-    return step
 
 
 def _rewind(folder: RunFolder, step: int) -> None:

@@ -30,11 +30,13 @@ class CheckpointManifest(BaseModel):
     """Optimizer steps that were done."""
     rows: int
     """Rows of the dataset."""
+    total_steps: int | None = None
+    """Of the run that wrote it, by which its learning rates were set; None where it is not known."""
 
 
-def write_manifest(folder: Path, step: int, rows: int) -> None:
+def write_manifest(folder: Path, step: int, rows: int, total_steps: int | None = None) -> None:
     """Say in ``folder`` that it holds a checkpoint of this format."""
-    manifest = CheckpointManifest(format=FORMAT, version=VERSION, step=step, rows=rows)
+    manifest = CheckpointManifest(format=FORMAT, version=VERSION, step=step, rows=rows, total_steps=total_steps)
     (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -32,6 +33,15 @@ class RunFolder:
         self._started = (self.path / "metrics.jsonl").exists() or self.newest_checkpoint() is not None
         if self._started and not resume and not overwrite:
             raise UserError(f"{config.run_dir}: holds a run already; give another name=, or --resume, or --overwrite")
+
+    def validate_writable(self) -> None:
+        """Raises:
+        UserError: the folder could not be made where it should be.
+        """
+        place = next(p for p in (self.path, *self.path.parents) if p.exists())
+        why = "is no folder" if not place.is_dir() else "" if os.access(place, os.W_OK | os.X_OK) else "is not writable"
+        if why:
+            raise UserError(f"output_dir {self._config.output_dir}: {place} {why}")
 
     def prepare(self) -> None:
         """Make the folder and write config.yaml. A run that is overwritten is deleted now, after everything that can

@@ -7,6 +7,8 @@ digits that a float needs.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,20 +75,44 @@ def load(folder: Path, rank: int, layout: Layout) -> RankState:
     Raises:
         UserError: a file is missing, damaged, or of another format or layout.
     """
-    try:
+    with _naming_damage(folder, rank):
         return _load(folder, rank, layout)
+
+
+def validate_layout(folder: Path, ranks: int, layout: Layout) -> None:
+    """Check what the files of all ranks say of themselves; their tensors are not read.
+
+    Args:
+        layout: what the run has; keys that it lacks are not compared.
+
+    Raises:
+        UserError: a file is missing, damaged, or of another format or layout.
+    """
+    for rank in range(ranks):
+        with _naming_damage(folder, rank):
+            _reject_other_layout(folder, _read_manifest(folder, rank), layout)
+
+
+@contextmanager
+def _naming_damage(folder: Path, rank: int) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}/rank-{rank}.json: damaged ({reason}); resume from another checkpoint") from error
 
 
-def _load(folder: Path, rank: int, layout: Layout) -> RankState:
-    manifest = _read_manifest(folder, rank)
+def _reject_other_layout(folder: Path, manifest: dict[str, Any], layout: Layout) -> None:
     saved = manifest["layout"]
-    if saved != layout:
+    if any(saved.get(key) != value for key, value in layout.items()):
         was = ", ".join(f"{k} {saved.get(k)}" for k in layout if saved.get(k) != layout[k])
         now = ", ".join(f"{k} {v}" for k, v in layout.items() if saved.get(k) != v)
         raise UserError(f"{folder}: saved with {was}; this run has {now}; resume with what it was saved with")
+
+
+def _load(folder: Path, rank: int, layout: Layout) -> RankState:
+    manifest = _read_manifest(folder, rank)
+    _reject_other_layout(folder, manifest, layout)
     tensors = _read_tensors(folder / f"rank-{rank}.safetensors", manifest["tensors"])
     return RankState(
         steps=manifest["steps"],

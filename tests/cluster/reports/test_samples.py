@@ -18,6 +18,6 @@ def test_a_sample_marks_the_segment_and_drops_a_dropped_suffix() -> None:
         suffix_kept=False,
     )
     shown = readable(pair, lambda ids: " ".join(map(str, ids.tolist())), step=3)
-    assert shown["chosen"] == "5⟦10⟧6 7"
-    assert shown["rejected"] == "5⟦11⟧"
+    assert shown["chosen"] == "5⟦ 10⟧ 6 7"
+    assert shown["rejected"] == "5⟦ 11⟧"
     assert json.loads(json.dumps(shown))["replacement_logprob"] is None

@@ -72,14 +72,17 @@ def _configured_ends(path: str) -> tuple[int, ...]:
     if Path(path).is_dir() and not (Path(path) / GENERATION_CONFIG).is_file():
         return ()
     try:
-        ends: int | list[int] | None = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError as error:  # on the hub a missing file raises what a damaged one does
-        if Path(path).is_dir():
-            raise UserError(f"model.path {path}: {GENERATION_CONFIG} can't be read: {first_line(error)}") from error
-        return ()
+        ends: object = GenerationConfig.from_pretrained(path).eos_token_id
+    except Exception as error:  # transformers' own checks raise several kinds
+        if isinstance(error, OSError) and not Path(path).is_dir():
+            return ()  # on the hub a missing file raises what a damaged one does
+        raise UserError(f"model.path {path}: {GENERATION_CONFIG} can't be read: {first_line(error)}") from error
     if ends is None:
         return ()
-    return (ends,) if isinstance(ends, int) else tuple(ends)
+    listed = ends if isinstance(ends, list) else [ends]
+    if not all(type(token) is int and token >= 0 for token in listed):
+        raise UserError(f"model.path {path}: {GENERATION_CONFIG}: eos_token_id {ends!r}: a token id, or a list of them")
+    return tuple(listed)
 
 
 def _tail(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -23,7 +23,7 @@ from learner.model.checkpoint_config import read_config, reason, reject_quantise
 from learner.model.dropout import dropout_of
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import validate_length
-from learner.model.shell import Shell, open_shell
+from learner.model.shell import Shell, open_shell, quiet
 from learner.zero.export import save_model
 from learner.zero.weights import validate_publishable
 
@@ -73,7 +73,7 @@ def try_export(shell: Shell, tokenizer: PreTrainedTokenizerBase, ends: tuple[int
     Raises:
         UserError: a file of it can't be written; the run could not save what it trains.
     """
-    with tempfile.TemporaryDirectory(prefix="sapo-export-") as name:
+    with tempfile.TemporaryDirectory(prefix="sapo-export-") as name, quiet():
         folder = Path(name)
         _try(lambda: save_model(folder, causal_model(shell.module), {}, ends), "config.json and generation_config.json")
         _try(lambda: tokenizer.save_pretrained(folder), "tokenizer and chat template")

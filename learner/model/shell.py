@@ -56,7 +56,7 @@ def open_shell(model: ModelConfig, config: PreTrainedConfig, vocabulary: int = 0
     """
     folder = Path(model.path)
     report: dict[str, Any] = {}
-    with _quiet(), torch.device("meta"):
+    with quiet(), torch.device("meta"):
         try:
             if folder.is_dir() and not model.from_scratch:
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -78,10 +78,11 @@ def open_shell(model: ModelConfig, config: PreTrainedConfig, vocabulary: int = 0
             ) from error
         if report:
             _reject_incomplete(model.path, config, report)
-            _reject_untied(folder, config, getattr(causal, "_tied_weights_keys", None))
         enlarge_embeddings(causal, vocabulary)
         rows = causal.get_input_embeddings().num_embeddings
         module = add_adapters(causal, model) if model.lora else causal
+    if report:
+        _reject_untied(folder, config, getattr(causal, "_tied_weights_keys", None))
     return Shell(module, rows, tuple(sorted(report.get("unexpected_keys", ()))))
 
 
@@ -136,8 +137,8 @@ def _first_rows(folder: Path, name: str) -> torch.Tensor | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tables of transformers, which say in thirty lines what is said here in one."""
+def quiet() -> Iterator[None]:
+    """Without what transformers and peft print: tables of thirty lines of what is said here in one, progress bars."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()

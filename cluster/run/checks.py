@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from actors.plan import SHORT_MARGIN
 from buffer.snapshot import readable_state
 from cluster.config.paths import resolve_paths
 from cluster.config.run_config import RunConfig
@@ -20,6 +23,8 @@ from learner.loss.objectives import resolve_objective
 from learner.zero.checkpoint import validate_layout
 from learner.zero.optim import effective_zero_stage, total_steps_note
 
+MANY = 0.5
+"""Share of responses that are rewritten whole above which that is said."""
 LINES = ("metrics.jsonl", "samples.jsonl")
 
 
@@ -54,7 +59,7 @@ def check_run(config: RunConfig, *, resume: bool, overwrite: bool) -> CheckedRun
     folder = RunFolder(config, resume=resume, overwrite=overwrite)
     folder.validate_writable()
     checkpoint = folder.newest_checkpoint() if resume else None
-    notes = check_model(config, architecture, inputs)
+    notes = [*check_model(config, architecture, inputs), *_on_segments(config, inputs)]
     first_step = 0
     if resume:
         first_step, more = _resumed_at(config, folder, checkpoint, total_steps)
@@ -75,7 +80,7 @@ def check_generation(config: RunConfig, out: Path) -> tuple[RunConfig, Inputs, t
     config = resolve_paths(config)
     architecture = check_config(config.model)
     inputs = read_inputs(config)
-    return config, inputs, tuple(check_model(config, architecture, inputs))
+    return config, inputs, (*check_model(config, architecture, inputs), *_on_segments(config, inputs))
 
 
 def _validate_objective(config: RunConfig) -> None:
@@ -84,6 +89,21 @@ def _validate_objective(config: RunConfig) -> None:
     if objective.needs_reference and config.reference.mode == "none":
         name = config.objective.name
         raise UserError(f"reference.mode none: objective {name} needs one: initial, ema or policy")
+
+
+def _on_segments(config: RunConfig, inputs: Inputs) -> list[str]:
+    """Responses that are too short to be cut, where most are: the run is another method's then."""
+    length = config.generation.segment_length
+    if config.method != "sapo" or length is None:
+        return []
+    lengths = inputs.table.response_lengths
+    whole = int((lengths < length + SHORT_MARGIN).sum())
+    if whole <= len(lengths) * MANY:
+        return []
+    return [
+        f"generation.segment_length {length}: {whole} of {len(lengths)} responses are shorter and are rewritten whole; "
+        f"half of them have {int(np.median(lengths))} tokens or fewer"
+    ]
 
 
 def _resumed_at(

@@ -28,7 +28,7 @@ def dry_run(config: RunConfig, *, resume: bool, overwrite: bool) -> list[str]:
     begins = f"goes on at step {run.first_step} of {run.checkpoint}" if run.checkpoint else "starts"
     return [
         f"method {config.method}, objective {config.objective.name}: {steps} of {config.learner.batch_size}; {begins}",
-        *_inputs(sampled, run.inputs, run.notes),
+        *_inputs(run.config, run.inputs, run.notes),
         _resources(config, learner=True),
         f"would write {run.folder.path}",
     ]
@@ -80,7 +80,8 @@ def _resources(config: RunConfig, *, learner: bool) -> str:
 
 def _needs(*of: Demand) -> str:
     parts = [
-        f"{d.count} {d.kind} with " + ", ".join(f"{amount:g} {name}" for name, amount in d.bundle.items())
+        f"{d.count} {d.kind.removesuffix('s') if d.count == 1 else d.kind} with "
+        + ", ".join(f"{amount:g} {name}" for name, amount in d.bundle.items())
         for d in of
         if d.count
     ]

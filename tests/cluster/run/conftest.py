@@ -40,7 +40,7 @@ def run_of(model: Path, tmp_path: Path) -> RunOf:
         "output_dir": str(tmp_path / "runs"),
         "model": {"path": str(model), "dtype": "float32"},
         "data": {"path": str(tmp_path / "rows.jsonl"), "max_length": 32, "max_prompt_length": 16},
-        "generation": {"segment_length": 2},
+        "generation": {"segment_length": 1},
         "learner": {"batch_size": 4},
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))

@@ -79,10 +79,9 @@ def _resources(config: RunConfig, *, learner: bool) -> str:
 
 
 def _needs(*of: Demand) -> str:
-    parts = [
-        f"{d.count} {d.kind.removesuffix('s') if d.count == 1 else d.kind} with "
-        + ", ".join(f"{amount:g} {name}" for name, amount in d.bundle.items())
-        for d in of
-        if d.count
-    ]
-    return " and ".join(parts) or "nothing"
+    return " and ".join(_need(demand) for demand in of if demand.count) or "nothing"
+
+
+def _need(demand: Demand) -> str:
+    kind = demand.kind.removesuffix("s") if demand.count == 1 else demand.kind
+    return f"{demand.count} {kind} with " + ", ".join(f"{amount:g} {name}" for name, amount in demand.bundle.items())

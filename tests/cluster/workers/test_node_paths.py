@@ -51,8 +51,8 @@ def test_nodes_that_see_everything_are_silent_and_others_are_named(
     with pytest.raises(UserError) as caught:
         validate_nodes(seen, hardware)
     assert str(caught.value) == (
-        f"model.path {tmp_path / 'model'}: {where} does not see it; use a folder that all nodes share, or the name of a "
-        "model on the hub"
+        f"model.path {tmp_path / 'model'}: {where} does not see it; use a folder that all nodes share, or the name of "
+        "a model on the hub"
     )
     # A node with a folder of the same name that is another one.
     elsewhere = {"output_dir": str(tmp_path / "none")}

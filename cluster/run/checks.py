@@ -101,8 +101,8 @@ def _on_segments(config: RunConfig, inputs: Inputs) -> list[str]:
     if whole <= len(lengths) * MANY:
         return []
     return [
-        f"generation.segment_length {length}: {whole} of {len(lengths)} responses are shorter and are rewritten whole; "
-        f"half of them have {int(np.median(lengths))} tokens or fewer"
+        f"generation.segment_length {length}: {whole} of {len(lengths)} responses have under {length + SHORT_MARGIN} "
+        f"tokens, so that they are rewritten whole; the median has {int(np.median(lengths))}"
     ]
 
 

@@ -224,7 +224,8 @@ def test_a_resumed_run_is_checked_against_its_checkpoint(dry: Any, tmp_path: Pat
 def test_a_table_of_short_responses_is_said_to_be_rewritten_whole(dry: Any) -> None:
     said = "\n".join(lines(dry("train", "generation.segment_length=20", "learner.steps=1")))
     assert (
-        "generation.segment_length 20: 1 of 1 responses are shorter and are rewritten whole; half of them have 4 tokens"
+        "generation.segment_length 20: 1 of 1 responses have under 23 tokens, so that they are rewritten whole; "
+        "the median has 4"
     ) in said
     said = "\n".join(lines(dry("train", "generation.segment_length=null", "learner.steps=1")))
     assert "rewritten whole" not in said

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.data.tokenizer import text_decoder
 from cluster.evaluation.checks import mean_score, score
 from cluster.evaluation.messages import Evaluation, EvaluationJob, Rejection, Share, as_json, read_job
 from cluster.evaluation.plan import EvaluationPlan, cache_bytes, plan_evaluation
@@ -15,7 +16,6 @@ from cluster.reports.samples import UNREADABLE
 from contracts.errors import UserError, first_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
     from vllm import LLM
 
 
@@ -27,11 +27,12 @@ def answer_questions(job: EvaluationJob) -> Evaluation:
     """
     plan = plan_evaluation(job.model, Path(job.prompts), job.check, job.max_tokens)
     engine = start_engine(job.model, job.seed, plan)
+    decode = text_decoder(plan.tokenizer, skip_special_tokens=True)
 
     def scored(**sampling: Any) -> Share:
         scores = []
         for question, responses in zip(plan.questions, generate(engine, plan, **sampling), strict=True):
-            texts = [readable_response(ids, plan.tokenizer) for ids in responses]
+            texts = [decode(ids).rstrip(UNREADABLE) for ids in responses]  # a limit may cut a character
             scores.append([score(plan.check, job.check, question, text) for text in texts])
         return mean_score(scores)
 
@@ -61,11 +62,6 @@ def start_engine(model: str, seed: int, plan: EvaluationPlan) -> LLM:
         return LLM(model, skip_tokenizer_init=True, seed=seed, max_model_len=plan.longest, **options)
     except (*LOADING_ERRORS, VLLMError) as error:
         raise UserError(f"model {model}: vLLM can't load it: {first_line(error)}") from error
-
-
-def readable_response(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a response says; one that ends at the limit within a character ends before it."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).rstrip(UNREADABLE)
 
 
 def generate(engine: LLM, plan: EvaluationPlan, **sampling: Any) -> list[list[list[int]]]:

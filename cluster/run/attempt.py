@@ -12,7 +12,7 @@ from pathlib import Path
 
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
-from cluster.data.tokenizer import vocabulary_size
+from cluster.data.tokenizer import text_decoder, vocabulary_size
 from cluster.reports.progress import ProgressLine
 from cluster.reports.run_log import RunLog
 from cluster.reports.trackers import JsonLinesTracker, RayMetricsTracker, TensorBoardTracker, Tracker, Trackers
@@ -174,7 +174,7 @@ def _reports(setting: Setting, source: BatchSource, first_step: int, parts: Exit
     reports: list[Callback] = [
         MetricsReport(fan_out, progress),
         HintsReport(log.logger),
-        SamplesReport(samples, source, setting.inputs.tokenizer.decode, config.logging),
+        SamplesReport(samples, source, text_decoder(setting.inputs.tokenizer), config.logging),
     ]
     if config.logging.record_pairs:
         recorder = PairRecorder(folder.recording(first_step))

@@ -43,7 +43,7 @@ def read_ends(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> EndToke
     Raises:
         UserError: the model's generation_config.json can't be read.
     """
-    return end_tokens(tokenizer, _configured_ends(model.path))
+    return end_tokens(tokenizer, configured_ends(model.path))
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, configured: Sequence[int] = ()) -> EndTokens:
@@ -65,8 +65,12 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, configured: Sequence[int] = (
     return EndTokens(tuple(origins), eos if closing is None else closing, tail, ", ".join(named))
 
 
-def _configured_ends(path: str) -> tuple[int, ...]:
-    """``eos_token_id`` of the model's generation_config; () where it has none."""
+def configured_ends(path: str) -> tuple[int, ...]:
+    """``eos_token_id`` of the model's generation_config; () where it has none.
+
+    Raises:
+        UserError: the file can't be read, or lists something else than token ids.
+    """
     from transformers import GenerationConfig
 
     if Path(path).is_dir() and not (Path(path) / GENERATION_CONFIG).is_file():

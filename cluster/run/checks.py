@@ -15,7 +15,7 @@ from buffer.snapshot import readable_state
 from cluster.config.paths import resolve_paths
 from cluster.config.run_config import RunConfig
 from cluster.run.inputs import Inputs, count_steps, read_inputs
-from cluster.run.model_check import check_config, check_model
+from cluster.run.model_check import check_config, check_inputs, check_shell
 from cluster.storage.checkpoints import read_manifest
 from cluster.storage.run_folder import RunFolder
 from contracts.errors import UserError
@@ -52,14 +52,12 @@ def check_run(config: RunConfig, *, resume: bool, overwrite: bool) -> CheckedRun
         UserError: one of them can't be used.
     """
     config = resolve_paths(config)
-    architecture = check_config(config.model)
-    _validate_objective(config)
-    inputs = read_inputs(config)
-    total_steps = count_steps(config, inputs)
     folder = RunFolder(config, resume=resume, overwrite=overwrite)
     folder.validate_writable()
     checkpoint = folder.newest_checkpoint() if resume else None
-    notes = [*check_model(config, architecture, inputs), *_on_segments(config, inputs)]
+    _validate_objective(config)
+    inputs, notes = _model_and_inputs(config)
+    total_steps = count_steps(config, inputs)
     first_step = 0
     if resume:
         first_step, more = _resumed_at(config, folder, checkpoint, total_steps)
@@ -78,9 +76,15 @@ def check_generation(config: RunConfig, out: Path) -> tuple[RunConfig, Inputs, t
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: {out.absolute().parent} is no folder")
     config = resolve_paths(config)
-    architecture = check_config(config.model)
+    inputs, notes = _model_and_inputs(config)
+    return config, inputs, tuple(notes)
+
+
+def _model_and_inputs(config: RunConfig) -> tuple[Inputs, list[str]]:
+    """The run's inputs, and lines for the log. The model comes first: it takes seconds, the data may take minutes."""
+    shell, notes = check_shell(config, check_config(config.model))
     inputs = read_inputs(config)
-    return config, inputs, (*check_model(config, architecture, inputs), *_on_segments(config, inputs))
+    return inputs, [*notes, *check_inputs(config, shell, inputs), *_on_segments(config, inputs)]
 
 
 def _validate_objective(config: RunConfig) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from cluster.config.run_config import RunConfig
+from cluster.data.ends import configured_ends
 from cluster.data.locations import reject_absent
-from cluster.data.tokenizer import vocabulary_size
+from cluster.data.tokenizer import load_tokenizer, vocabulary_size
 from cluster.run.inputs import Inputs
 from contracts.errors import UserError
 from learner.config import ModelConfig
@@ -29,42 +30,49 @@ from learner.zero.weights import validate_publishable
 
 
 def check_config(model: ModelConfig) -> PreTrainedConfig:
-    """What the model's configuration alone shows; before its tokenizer and the data are read.
+    """What the model's configurations alone show; before its tokenizer and the data are read.
 
     Raises:
-        UserError: it is an adapter, quantised, or its configuration can't be used.
+        UserError: it is an adapter, quantised, or one of its configurations can't be used.
     """
     reject_absent(model.path, "model.path")
     config = read_config(model.path, trust_remote_code=model.trust_remote_code)
     if not model.from_scratch:
         reject_quantised(model.path, config)
+    configured_ends(model.path)
     return config
 
 
-def check_model(config: RunConfig, architecture: PreTrainedConfig, inputs: Inputs) -> list[str]:
-    """What model, tokenizer and data together show.
+def check_shell(config: RunConfig, architecture: PreTrainedConfig) -> tuple[Shell, list[str]]:
+    """What the model's empty shell shows, and lines for the log: what is left out or changed. Before the data are read,
+    which may take longer.
 
     Args:
         architecture: the model's configuration.
 
-    Returns:
-        Lines for the log: what is left out or changed.
-
     Raises:
-        UserError: weights are missing, tokens have no embedding, rows are longer than the model's positions, or policy
-            and EMA could not be saved.
+        UserError: weights are missing or have no place, the model is not as long as rows may be, or it can't be
+            computed or published as the run is to.
     """
     model = config.model
-    vocabulary = vocabulary_size(inputs.tokenizer) if model.add_tokens else 0
-    shell = open_shell(model, architecture, vocabulary)
+    added = vocabulary_size(load_tokenizer(model, config.data.chat_template)) if model.add_tokens else 0
+    shell = open_shell(model, architecture, added)
     causal = causal_model(shell.module)
     validate_length(model.path, causal.config, config.data.max_length)
     choose_forward(causal.config, config.learner.forward)
     validate_publishable(shell.module)
-    _validate_tokens(model.path, inputs, shell.vocabulary)
+    return shell, _on_weights(config, shell) + _on_dropout(model, architecture)
+
+
+def check_inputs(config: RunConfig, shell: Shell, inputs: Inputs) -> list[str]:
+    """What tokenizer and data show beside the model; returns lines for the log.
+
+    Raises:
+        UserError: tokens have no embedding, or policy and EMA could not be saved.
+    """
+    _validate_tokens(config.model.path, inputs, shell.vocabulary)
     try_export(shell, inputs.tokenizer, inputs.ends.ids)
-    notes = [*_on_weights(config, shell), *_on_tokens(inputs.tokenizer, shell.vocabulary)]
-    return notes + _on_dropout(model, architecture)
+    return _on_tokens(inputs.tokenizer, shell.vocabulary)
 
 
 def try_export(shell: Shell, tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...]) -> None:

@@ -49,7 +49,7 @@ def test_sft_sets_method_objective_and_reference(
     assert (resume, overwrite) == (True, False)
 
 
-def test_a_run_that_cannot_start_is_one_line(sapo: Sapo, run_file: Path, tmp_path: Path) -> None:
+def test_a_run_that_cannot_start_is_one_line(sapo: Sapo, run_file: Path, weights: Path, tmp_path: Path) -> None:
     """Of the real run loop, up to where it would start Ray."""
     absent, file = tmp_path / "absent", tmp_path / "rows.jsonl"
     assert sapo("train", run_file, f"model.path={absent}").rejection == f"model.path {absent}: no such folder"
@@ -60,6 +60,7 @@ def test_a_run_that_cannot_start_is_one_line(sapo: Sapo, run_file: Path, tmp_pat
     (tmp_path / "runs" / "r").mkdir(parents=True)
     (tmp_path / "runs" / "r" / "metrics.jsonl").write_text("")
     assert "holds a run already" in sapo("train", run_file).rejection
+    (tmp_path / "runs" / "r" / "metrics.jsonl").unlink()
     file.write_bytes(b'{"messages": "\xff"}\n')
     assert sapo("train", run_file).rejection.startswith(f"data.path {file}:1: not UTF-8")
     (tmp_path / "model" / "chat_template.jinja").unlink()

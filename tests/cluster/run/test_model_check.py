@@ -389,7 +389,7 @@ def test_a_slow_tokenizer_without_a_fast_half_is_accepted(run_of: RunOf, tmp_pat
     run = check_run(config, resume=False, overwrite=False)
     assert not run.inputs.tokenizer.is_fast
     response = run.inputs.table.responses[0].tolist()
-    assert run.inputs.tokenizer.decode(response).endswith("1 2 9</s>")
+    assert str(run.inputs.tokenizer.decode(response)).endswith("1 2 9</s>")
     assert response[-1] == tokenizer.eos_token_id
 
 

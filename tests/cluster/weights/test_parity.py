@@ -179,7 +179,7 @@ def test_rows_of_exactly_the_longest_length_leave_the_engine_its_token(longest: 
     rows = choose_sequences(table(5, 6), longest=longest)  # of 8 and 9 tokens
     assert all(2 <= len(row) <= longest for row in rows)
     assert bool(rows) == (longest > 1), "one token has nothing before it that scores it"
-    pool = Pool(a=(0, 0.5))
+    pool: Any = Pool(a=(0, 0.5))
     if not rows:
         learner: Any = SimpleNamespace()
         check = ParityCheck(WeightsConfig(), "float32", rows, learner, pool, LOG)

@@ -6,6 +6,7 @@ A Ray job's working directory is a temporary copy that Ray deletes: what a job w
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -63,7 +64,7 @@ def checkout() -> Path | None:
 
 
 def _own(path: str) -> Path:
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))  # pathlib's raises where there is no such user
 
 
 def _under(path: str, key: str, home: Path | None) -> Path:

@@ -38,6 +38,7 @@ def test_the_home_folder_is_known_by_its_sign(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "m").mkdir()
     found = resolved(config(model={"path": "~/m"}, output_dir="~/runs"), Path("/"), None)
     assert (found.model.path, found.output_dir) == (str(tmp_path / "m"), str(tmp_path / "runs"))
+    assert resolved(config(model={"path": "~no-such-user/m"}), Path("/"), None).model.path == "~no-such-user/m"
 
 
 def test_a_job_writes_under_the_checkout_and_finds_what_was_uploaded(tmp_path: Path) -> None:

@@ -16,6 +16,14 @@ from actors.messages import Completion, EngineSpec
 from contracts.errors import UserError, first_line
 from contracts.pair import TokenIds
 
+LOADING_ERRORS = (ValueError, OSError, RuntimeError, KeyError, AttributeError, AssertionError, TypeError)
+"""What libraries raise at the start of an engine over a model or an argument that they can't use, beside vLLM's own
+errors, which are none of these."""
+
+
+class RequestRejected(Exception):
+    """The engine can't run this one request (it is too long, say) and goes on with the others."""
+
 
 class SegmentEngine:
     """vLLM's asynchronous engine with continuous batching, on GPU or CPU.
@@ -32,6 +40,7 @@ class SegmentEngine:
         """
         os.environ.update(environment(spec.use_gpu, spec.batch_invariant))
         from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+        from vllm.exceptions import VLLMError
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._config, self._ends = config, list(spec.ends)
@@ -44,13 +53,16 @@ class SegmentEngine:
                 if not config.packed_weights:
                     _keep_linear_weights_unpacked()
                 self._engine = InProcessEngine(EngineArgs(**arguments))
-        except (ValueError, OSError, RuntimeError, KeyError, AttributeError, AssertionError, TypeError) as error:
+        except (*LOADING_ERRORS, VLLMError) as error:
             raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {first_line(error)}") from error
 
     async def complete(self, context: TokenIds, max_tokens: int, seed: int, request: str) -> Completion:
         """Continue ``context``, int32 [tokens], by at most ``max_tokens`` tokens.
 
         The same for the same seed and weights, whatever else runs in the engine.
+
+        Raises:
+            RequestRejected: vLLM can't run this request.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -68,11 +80,7 @@ class SegmentEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        final = None
-        prompt = {"prompt_token_ids": context.tolist()}
-        async for output in self._engine.generate(prompt, parameters, request_id=request):
-            final = output
-        assert final is not None
+        final = await self._finished({"prompt_token_ids": context.tolist()}, parameters, request)
         generated = final.outputs[0]
         tokens = list(generated.token_ids)
         logprobs = [entry[token].logprob for entry, token in zip(generated.logprobs or (), tokens, strict=True)]
@@ -86,10 +94,7 @@ class SegmentEngine:
         from vllm import SamplingParams
 
         parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        final = None
-        async for output in self._engine.generate(_apart(tokens), parameters, request_id=request):
-            final = output
-        assert final is not None
+        final = await self._finished(_apart(tokens), parameters, request)
         entries = final.prompt_logprobs[1:]
         return np.array([e[t].logprob for e, t in zip(entries, tokens[1:], strict=True)], np.float32)
 
@@ -102,11 +107,26 @@ class SegmentEngine:
         parameters = SamplingParams(
             temperature=0.0, max_tokens=1, allowed_token_ids=[last], logprobs=0, ignore_eos=True, detokenize=False
         )
+        final = await self._finished(_apart(context), parameters, request)
+        logprob: float = final.outputs[0].logprobs[0][last].logprob
+        return logprob
+
+    async def _finished(self, prompt: dict[str, Any], parameters: Any, request: str) -> Any:
+        """vLLM's output of one request.
+
+        Raises:
+            RequestRejected: vLLM can't run it. Any other error is the engine's.
+        """
+        from vllm.exceptions import VLLMClientError
+
         final = None
-        async for output in self._engine.generate(_apart(context), parameters, request_id=request):
-            final = output
+        try:
+            async for output in self._engine.generate(prompt, parameters, request_id=request):
+                final = output
+        except (ValueError, VLLMClientError) as error:  # vLLM's validation errors are of either kind
+            raise RequestRejected(first_line(error)) from error
         assert final is not None
-        return final.outputs[0].logprobs[0][last].logprob
+        return final
 
     async def abort_all(self) -> None:
         """Forget every request, also of a frozen engine; nobody waits for one any more."""

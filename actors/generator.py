@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.config import GenerationConfig
-from actors.engine import SegmentEngine
+from actors.engine import RequestRejected, SegmentEngine
 from actors.in_flight import InFlight
 from actors.messages import ActorStatus, Completion, EngineSpec, Work
 from actors.outbox import Outbox
@@ -130,8 +130,7 @@ class GenerationActor:
             return await self._engine.complete(
                 context(row, item), item.end - item.start, item.sampling_seed, f"{self.name}-{item.index}"
             )
-        except ValueError as error:
-            # vLLM's validation; any other error is the engine's and ends the actor.
+        except RequestRejected as error:  # any other error is the engine's and ends the actor
             logger.warning("index %d, row %d: request rejected: %s", item.index, item.row, error)
             return None
 

@@ -44,7 +44,7 @@ class InProcessEngine:
         """Yields the finished request.
 
         Raises:
-            ValueError: the request can't be run (too long, say).
+            ValueError, VLLMClientError: the request can't be run (too long, say).
             RuntimeError: the engine is dead; its own error is the cause.
         """
         if self._dead:

@@ -24,8 +24,7 @@ from buffer.messages import (
     SlotPayloads,
 )
 from buffer.shard import Shard
-from buffer.snapshot import read_state, require_shards, write_state
-from contracts.errors import UserError
+from buffer.snapshot import readable_state, require_shards, write_state
 from contracts.pair import PreferencePair, ReferenceScore
 
 
@@ -175,11 +174,7 @@ class ReplayBuffer:
             UserError: the snapshot is not whole, of another format, or of a buffer of another capacity.
         """
         folder = Path(folder)
-        state = read_state(folder)
-        require_shards(folder, state.layout.shards, "the snapshot is not whole")
-        capacity, saved = self.stats().capacity, state.index.capacity
-        if capacity != saved:
-            raise UserError(f"buffer.capacity {capacity}: the snapshot in {folder} was taken at {saved}; keep that")
+        state = readable_state(folder, self.stats().capacity)
         ray.get(self.coordinator.restore.remote(state, folder))
 
     def close(self) -> None:

@@ -169,6 +169,20 @@ def read_payloads(path: Path, wanted: Callable[[int], bool]) -> dict[int, bytes]
     return payloads
 
 
+def readable_state(folder: Path, capacity: int) -> CoordinatorState:
+    """The state of a snapshot that a buffer of this capacity can go on from: whole, and of the same capacity.
+
+    Raises:
+        UserError: it is not.
+    """
+    state = read_state(folder)
+    require_shards(folder, state.layout.shards, "the snapshot is not whole")
+    if capacity != state.index.capacity:
+        saved = state.index.capacity
+        raise UserError(f"buffer.capacity {capacity}: the snapshot in {folder} was taken at {saved}; keep that")
+    return state
+
+
 def require_shards(folder: Path, shards: int, otherwise: str) -> None:
     """Check that the files of all ``shards`` are there, of this format, and as long as their headers say.
 

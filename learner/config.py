@@ -55,6 +55,11 @@ class ModelConfig(Section):
         "template on a base model; the result's have them. Not for method sapo, which starts from such a result.",
     )
     trust_remote_code: bool = Field(False, description="Run model code that comes with the checkpoint.")
+    disable_dropout: bool = Field(
+        True,
+        description="Train without the dropout of the model's own config, as TRL does: with it policy and reference "
+        "differ before the first step. What is exported keeps the config's values. model.lora.dropout is apart.",
+    )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third more time."
     )

@@ -5,6 +5,7 @@ What takes seconds to import (torch, Ray, vLLM) is imported by the commands that
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -53,6 +54,8 @@ def main() -> None:
     keep their traceback."""
     # A check or an objective of the user's own lies beside the configuration; Ray hands the path on to the ranks.
     sys.path.append(os.getcwd())
+    # transformers imports DeepSpeed, which warns of a driver without a GPU; ranks set their own logging.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     try:
         app()
     except UserError as error:

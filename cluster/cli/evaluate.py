@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.cli.arguments import DryRun
+
 
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Folders or hub names of models, compared in one table.")],
@@ -20,8 +22,15 @@ def evaluate(
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of the sampled ones.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Score models on prompts with a check of your own, greedily and sampled."""
+    if dry_run:
+        from cluster.evaluation.dry_run import dry_evaluation
+
+        for model in models:
+            print(dry_evaluation(model, prompts, check, samples=samples, max_tokens=max_tokens))
+        return
     from cluster.evaluation.evaluate import evaluate as run
 
     results = {

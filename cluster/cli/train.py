@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.cli.arguments import ConfigFile, Overrides
+from cluster.cli.arguments import ConfigFile, DryRun, Overrides
 from cluster.config.loading import load_config
 from cluster.config.run_config import RunConfig
 
@@ -32,9 +31,10 @@ def train(
     resume: Resume = False,
     overwrite: Overwrite = False,
     allow_change: AllowChange = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train as CONFIG says: SAPO, SFT, offline DPO/ORPO on a dataset of pairs, or a replay of recorded pairs."""
-    _run(load_config(config, overrides or []), resume, overwrite, allow_change or [])
+    _run(load_config(config, overrides or []), resume, overwrite, allow_change or [], dry_run)
 
 
 def sft(
@@ -43,19 +43,23 @@ def sft(
     resume: Resume = False,
     overwrite: Overwrite = False,
     allow_change: AllowChange = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Supervised fine-tuning: the starting model for SAPO. Sets method, objective and reference accordingly."""
     forced = ["method=sft", "objective.name=sft", "reference.mode=none"]
-    _run(load_config(config, [*(overrides or []), *forced]), resume, overwrite, allow_change or [])
+    _run(load_config(config, [*(overrides or []), *forced]), resume, overwrite, allow_change or [], dry_run)
 
 
-def _run(config: RunConfig, resume: bool, overwrite: bool, allow_changes: list[str]) -> None:
+def _run(config: RunConfig, resume: bool, overwrite: bool, allow_changes: list[str], only_check: bool) -> None:
+    if only_check:
+        from cluster.run.dry_run import dry_run
+
+        print("\n".join(dry_run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)))
+        return
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
-    from cluster.config.job_paths import anchored, checkout
     from cluster.run.stopping import Interrupted, Stopped
     from cluster.run.train import train as run
 
-    config = anchored(config, Path.cwd(), checkout())
     try:
         result = run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     except Stopped as stopped:

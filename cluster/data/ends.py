@@ -43,7 +43,7 @@ def read_ends(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> EndToke
     Raises:
         UserError: the model's generation_config.json can't be read.
     """
-    return end_tokens(tokenizer, _configured_ends(model.path))
+    return end_tokens(tokenizer, configured_ends(model.path))
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, configured: Sequence[int] = ()) -> EndTokens:
@@ -65,21 +65,28 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, configured: Sequence[int] = (
     return EndTokens(tuple(origins), eos if closing is None else closing, tail, ", ".join(named))
 
 
-def _configured_ends(path: str) -> tuple[int, ...]:
-    """``eos_token_id`` of the model's generation_config; () where it has none."""
+def configured_ends(path: str) -> tuple[int, ...]:
+    """``eos_token_id`` of the model's generation_config; () where it has none.
+
+    Raises:
+        UserError: the file can't be read, or lists something else than token ids.
+    """
     from transformers import GenerationConfig
 
     if Path(path).is_dir() and not (Path(path) / GENERATION_CONFIG).is_file():
         return ()
     try:
-        ends: int | list[int] | None = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError as error:  # on the hub a missing file raises what a damaged one does
-        if Path(path).is_dir():
-            raise UserError(f"model.path {path}: {GENERATION_CONFIG} can't be read: {first_line(error)}") from error
-        return ()
+        ends: object = GenerationConfig.from_pretrained(path).eos_token_id
+    except Exception as error:  # transformers' own checks raise several kinds
+        if isinstance(error, OSError) and not Path(path).is_dir():
+            return ()  # on the hub a missing file raises what a damaged one does
+        raise UserError(f"model.path {path}: {GENERATION_CONFIG} can't be read: {first_line(error)}") from error
     if ends is None:
         return ()
-    return (ends,) if isinstance(ends, int) else tuple(ends)
+    listed = ends if isinstance(ends, list) else [ends]
+    if not all(type(token) is int and token >= 0 for token in listed):
+        raise UserError(f"model.path {path}: {GENERATION_CONFIG}: eos_token_id {ends!r}: a token id, or a list of them")
+    return tuple(listed)
 
 
 def _tail(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.data.locations import reject_absent
 from contracts.errors import UserError, first_line
@@ -37,6 +38,17 @@ def load_tokenizer(model: ModelConfig, chat_template: str | None = None) -> PreT
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"data.chat_template {chat_template}: can't be read: {first_line(error)}") from error
     return tokenizer
+
+
+def text_decoder(tokenizer: PreTrainedTokenizerBase, **options: Any) -> Callable[[Iterable[int]], str]:
+    """From token ids to text. An embedding may have more rows than there are tokens: ids of such rows are left out, as
+    fast tokenizers do; slow ones raise over them.
+
+    Args:
+        options: of the tokenizer's ``decode``.
+    """
+    size = vocabulary_size(tokenizer)
+    return lambda ids: str(tokenizer.decode([int(i) for i in ids if i < size], **options))
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -15,7 +15,7 @@ import ray
 
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
-from cluster.data.tokenizer import vocabulary_size
+from cluster.data.tokenizer import text_decoder, vocabulary_size
 from cluster.reports.progress import ProgressLine
 from cluster.reports.run_log import RunLog
 from cluster.reports.trackers import JsonLinesTracker, RayMetricsTracker, TensorBoardTracker, Tracker, Trackers
@@ -97,7 +97,14 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         config, inputs = setting.config, setting.inputs
         log = setting.log.logger
         checkpointer = Checkpointer(
-            config.checkpoint, setting.folder, group, source, inputs.tokenizer, inputs.fingerprint, log
+            config.checkpoint,
+            setting.folder,
+            group,
+            source,
+            inputs.tokenizer,
+            inputs.fingerprint,
+            setting.total_steps,
+            log,
         )
         closing = BottleneckReport(
             source,
@@ -197,7 +204,7 @@ def _reports(setting: Setting, source: BatchSource, first_step: int, parts: Exit
     parts.callback(samples.close)
     skipped = folder.open_lines("skipped.jsonl")
     parts.callback(skipped.close)
-    decode = setting.inputs.tokenizer.decode
+    decode = text_decoder(setting.inputs.tokenizer)
     reports: list[Callback] = [
         MetricsReport(fan_out, progress),
         SkippedBatches(skipped, decode, log.logger),

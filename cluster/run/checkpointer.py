@@ -30,12 +30,18 @@ class Checkpointer:
         source: BatchSource,
         tokenizer: PreTrainedTokenizerBase,
         data: str,
+        total_steps: int,
         log: logging.Logger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``data``: fingerprint of the training data."""
+        """
+        Args:
+            data: fingerprint of the training data.
+            total_steps: of the run.
+        """
         self._config, self._folder, self._group, self._source = config, folder, group, source
-        self._tokenizer, self._data, self._log, self._clock = tokenizer, data, log, clock
+        self._tokenizer, self._data, self._total_steps = tokenizer, data, total_steps
+        self._log, self._clock = log, clock
         self._last = clock()
 
     def due(self, step: int) -> bool:
@@ -81,7 +87,7 @@ class Checkpointer:
                 self._tokenizer.save_pretrained(aside / name)
             self._source.snapshot(aside)
             (aside / "config.yaml").write_text((self._folder.path / "config.yaml").read_text())
-            write_manifest(aside, step, self._data)
+            write_manifest(aside, step, self._data, self._total_steps)
         self._folder.prune(self._config.keep)
         seconds = self._clock() - self._last
         self._log.debug(

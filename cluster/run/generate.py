@@ -8,15 +8,15 @@ from pathlib import Path
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
 from cluster.reports.run_log import RunLog
-from cluster.run.inputs import read_inputs
+from cluster.run.checks import check_generation
 from cluster.storage.recording import PairRecorder
 from cluster.workers.actor_factory import ActorFactory
 from cluster.workers.actor_pool import ActorPool
 from cluster.workers.failure_policy import FailurePolicy, Limits
+from cluster.workers.node_paths import validate_nodes
 from cluster.workers.ray_calls import wait_for
 from cluster.workers.ray_session import ray_session
 from cluster.workers.resources import needed_cpus, require_room
-from contracts.errors import UserError
 
 AHEAD_STEPS = 8
 """Batches that are generated ahead of the one being written to the file."""
@@ -30,18 +30,17 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
     Raises:
         UserError: the config is not of method sapo, or data, model or cluster can't be used.
     """
-    if config.method != "sapo":
-        raise UserError(f"method {config.method}: only method sapo generates pairs")
-    inputs = read_inputs(config)
+    config, inputs, notes = check_generation(config, out)
     with ExitStack() as stack:
         recorder = PairRecorder(out)
         stack.callback(recorder.close)
         log = RunLog(config.name)
         stack.callback(log.close)
-        log.logger.info(inputs.report)
-        log.logger.info(inputs.ends)
+        for line in (inputs.report, inputs.ends, *notes):
+            log.logger.info(line)
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         require_room(config, hardware, log.logger, learner=False)
+        validate_nodes(config, hardware, learner=False)
         once = config.buffer.model_copy(update={"max_draws": 1, "min_size": 0})
         batch_size = config.learner.batch_size
         buffer = ReplayBuffer.start(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -13,20 +13,18 @@ import ray
 from cluster.config.run_config import RunConfig
 from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, run_attempt
-from cluster.run.inputs import Inputs, count_steps, read_inputs
+from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
-from cluster.run.resume_guard import validate_same_data, validate_same_run
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock
 from cluster.workers.actor_pool import end_all
 from cluster.workers.control import claim_name
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
+from cluster.workers.node_paths import validate_nodes
 from cluster.workers.ray_calls import WorkerFailure, failure_of
 from cluster.workers.ray_session import ray_session
 from cluster.workers.resources import needed_cpus, require_room
 from contracts.errors import UserError, first_line
-
-LINES = ("metrics.jsonl", "samples.jsonl", "skipped.jsonl")
 
 
 @dataclass(frozen=True)
@@ -56,36 +54,31 @@ def train(
         Stopped: the run was asked to end and has saved.
         Interrupted: it was asked to end at once.
     """
-    inputs = read_inputs(config)
-    total_steps = count_steps(config, inputs)
     with ExitStack() as stack:
         log = RunLog(config.name)
         stack.callback(log.close)
-        RunFolder(config, resume=resume, overwrite=overwrite)  # what can be rejected leaves no lock behind
-        stack.enter_context(run_lock(config.run_dir.absolute()))
-        folder = RunFolder(config, resume=resume, overwrite=overwrite)
-        if allow_changes and not folder.resumed:
-            raise UserError("--allow-change: the run starts anew; it goes with --resume")
-        start = _resumed(config, folder, inputs, total_steps, allow_changes, log) if folder.resumed else Start()
+        run = check_run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+        config, inputs, folder, total_steps = run.config, run.inputs, run.folder, run.total_steps
+        stack.enter_context(run_lock(folder.path))
+        folder.validate_unchanged()
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         claim_name(config.name)
         require_room(config, hardware, log.logger)
+        validate_nodes(config, hardware)
         # Nothing of an earlier run was touched so far: whatever could be rejected has been.
         folder.prepare()
         if folder.resumed:
-            _rewind(folder, start.step)
+            _rewind(folder, run.first_step)
         log.keep(folder.path)
-        log.logger.info(inputs.report)
-        log.logger.info(inputs.ends)
-        for change in start.changes:
-            log.logger.info("resumed with %s", change)
+        for line in (inputs.report, inputs.ends, *run.notes):
+            log.logger.info(line)
         log.logger.info(
             "%s; %d steps of %d; %s",
             hardware,
             total_steps,
             config.learner.batch_size,
             folder.path,
-            extra={"event": "started", "step": start.step},
+            extra={"event": "started", "step": run.first_step},
         )
         recovery = config.recovery
         limits = Limits(
@@ -98,23 +91,13 @@ def train(
         setting = Setting(config, folder, inputs, total_steps, hardware, log, policy)
         stack.callback(end_all, setting.survivors)
         try:
-            closing = _attempts(setting, start.checkpoint, Progress(start.step))
+            closing = _attempts(setting, run.checkpoint, Progress(run.first_step))
         except BaseException as error:  # for the files alone: the command line prints its own line
             log.logger.debug("ended: %s", first_line(error), exc_info=error, extra={"event": "ended"})
             raise
         log.logger.debug("complete at step %d", total_steps, extra={"event": "complete"})
     final = folder.checkpoint(total_steps)
     return RunResult(folder.path, final / "policy", final / "ema", total_steps, closing)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a run begins."""
-
-    checkpoint: Path | None = None
-    step: int = 0
-    changes: list[str] = field(default_factory=list)
-    """What differs from the checkpoint's config, and may."""
 
 
 def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> str:
@@ -143,8 +126,10 @@ def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path
         assert decision.error is not None
         remedy = "; --resume goes on from the newest checkpoint" if setting.folder.newest_checkpoint() else ""
         raise UserError(f"{decision.error}{remedy}") from failure
-    found = setting.folder.newest_valid_checkpoint(log)
-    checkpoint, progress.step = (found[0], found[1].step) if found else (None, 0)
+    found = setting.folder.newest_valid_checkpoint()
+    for damage in found.damaged:
+        log.warning("%s; an older checkpoint serves if there is one", damage, extra={"event": "checkpoint damaged"})
+    checkpoint, progress.step = found.folder, found.step
     log.warning(
         "a part of the run %s at step %d (%s); it goes on from %s",
         "died" if failure.died else "failed",
@@ -156,32 +141,6 @@ def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path
     _rewind(setting.folder, progress.step)
     time.sleep(decision.pause_s)
     return checkpoint
-
-
-def _resumed(
-    config: RunConfig,
-    folder: RunFolder,
-    inputs: Inputs,
-    total_steps: int,
-    allow_changes: Collection[str],
-    log: RunLog,
-) -> Start:
-    """From where a resumed run goes on.
-
-    Raises:
-        UserError: there is no valid checkpoint, or it belongs to another run.
-    """
-    found = folder.newest_valid_checkpoint(log.logger)
-    if found is None:
-        return Start()
-    checkpoint, manifest = found
-    if manifest.step >= total_steps:
-        raise UserError(f"{checkpoint}: the run is complete at step {manifest.step}; raise learner.steps to go on")
-    changes = validate_same_run(config, checkpoint, [key for key in allow_changes if key != "data.path"])
-    validate_same_data(manifest.data, inputs.fingerprint, checkpoint, config.data.path, allow_changes)
-    for name in LINES:
-        folder.validate_lines(name)
-    return Start(checkpoint, manifest.step, changes)
 
 
 def _rewind(folder: RunFolder, step: int) -> None:

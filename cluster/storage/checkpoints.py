@@ -42,19 +42,23 @@ class CheckpointManifest(BaseModel):
     """Of the program that wrote the checkpoint."""
     step: int
     """Optimizer steps that were done."""
+    total_steps: int
+    """Of the run that wrote it, by which its learning rates were set."""
     data: str
     """Fingerprint of the token ids that the run trains on."""
     files: dict[str, FileRecord]
     """Every other file, by its path in the checkpoint."""
 
 
-def write_manifest(folder: Path, step: int, data: str) -> None:
+def write_manifest(folder: Path, step: int, data: str, total_steps: int) -> None:
     """Make every file of the finished checkpoint durable, and say in it what each must be."""
     files = {}
     for path in _files(folder):
         files[str(path.relative_to(folder))] = _record(path)
         _flush(path)
-    manifest = CheckpointManifest(format=FORMAT, version=VERSION, step=step, data=data, files=files)
+    manifest = CheckpointManifest(
+        format=FORMAT, version=VERSION, step=step, total_steps=total_steps, data=data, files=files
+    )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     _flush(folder / MANIFEST)
     _flush(folder)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,21 @@ from cluster.config.run_config import RunConfig
 from cluster.storage.checkpoints import CheckpointManifest, verify
 from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
 from contracts.errors import UserError
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """Where a run goes on; the defaults: at its start, as there is no checkpoint."""
+
+    folder: Path | None = None
+    manifest: CheckpointManifest | None = None
+    damaged: tuple[str, ...] = ()
+    """What is wrong with newer ones."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done there."""
+        return self.manifest.step if self.manifest else 0
 
 
 class RunFolder:
@@ -31,11 +47,21 @@ class RunFolder:
             raise UserError("--resume and --overwrite exclude each other: go on with the run, or replace it")
         if resume and self.newest_checkpoint() is None:
             raise UserError(f"{config.run_dir}: --resume, but it holds no whole checkpoint; start without --resume")
+        self._newest = self.newest_checkpoint()
         self._started = (self.path / "metrics.jsonl").exists() or self.newest_checkpoint() is not None
         self.resumed = self._started and (resume or (config.recovery.auto_resume and not overwrite))
         """Whether a run that is there is gone on with."""
         if self._started and not self.resumed and not overwrite:
             raise UserError(f"{config.run_dir}: holds a run already; give another name=, or --resume, or --overwrite")
+
+    def validate_writable(self) -> None:
+        """Raises:
+        UserError: the folder could not be made where it should be.
+        """
+        place = next(p for p in (self.path, *self.path.parents) if p.exists())
+        why = "is no folder" if not place.is_dir() else "" if os.access(place, os.W_OK | os.X_OK) else "is not writable"
+        if why:
+            raise UserError(f"output_dir {self._config.output_dir}: {place} {why}")
 
     def prepare(self) -> None:
         """Make the folder and write config.yaml. A run that is overwritten is deleted now, after everything that can
@@ -67,25 +93,28 @@ class RunFolder:
         """The whole checkpoint of the highest step; unfinished ones carry another name."""
         return max(self._whole(), key=_step_of, default=None)
 
-    def newest_valid_checkpoint(self, log: logging.Logger) -> tuple[Path, CheckpointManifest] | None:
-        """The newest checkpoint whose files are all what was written; ``log`` is told of each that is passed over.
-        None: there is no checkpoint.
+    def newest_valid_checkpoint(self) -> FoundCheckpoint:
+        """The newest checkpoint whose files are all what was written.
 
         Raises:
             UserError: there are some, and none is valid; it says what is wrong with the newest.
         """
-        first: UserError | None = None
+        damaged: list[UserError] = []
         for folder in sorted(self._whole(), key=_step_of, reverse=True):
             try:
-                return folder, verify(folder)
+                return FoundCheckpoint(folder, verify(folder), tuple(map(str, damaged)))
             except UserError as error:
-                log.warning(
-                    "%s; an older checkpoint serves if there is one", error, extra={"event": "checkpoint damaged"}
-                )
-                first = first or error
-        if first:
-            raise first
-        return None
+                damaged.append(error)
+        if damaged:
+            raise damaged[0]
+        return FoundCheckpoint()
+
+    def validate_unchanged(self) -> None:
+        """Raises:
+        UserError: another run has written here since this was made.
+        """
+        if self.newest_checkpoint() != self._newest:
+            raise UserError(f"{self.path}: another run has written here meanwhile; start again")
 
     def set_aside_after(self, step: int) -> None:
         """Rename checkpoints after ``step``: they are damaged, and the run will write those steps again."""

@@ -29,7 +29,10 @@ class Scorer(Protocol):
 
 
 def choose_sequences(table: TokenTable, longest: int) -> list[list[int]]:
-    """The first rows of the dataset, each cut to at most ``longest`` and ``ROW_TOKENS`` tokens."""
+    """The first rows of the dataset, each cut to at most ``longest`` and ``ROW_TOKENS`` tokens. None where that leaves
+    no token to score after another."""
+    if longest < 2:
+        return []
     sequences: list[list[int]] = []
     for number in range(min(ROWS, len(table))):
         row = table[number]
@@ -70,7 +73,7 @@ class ParityCheck:
     def calibrate(self, version: int) -> None:
         """Measure the rounding between the learner and every actor that holds ``version``, the first of an attempt. An
         actor over the ceiling is replaced."""
-        if not self._config.parity_every:
+        if not (self._config.parity_every and self._sequences):
             return
         for member, found in self._compare(version):
             if reason := fault(found, None, self._dtype, self._config.parity_factor):
@@ -84,7 +87,7 @@ class ParityCheck:
 
     def due(self, step: int) -> bool:
         """Whether the publication of ``step`` is to be checked."""
-        every = self._config.parity_every
+        every = self._config.parity_every if self._sequences else 0
         return bool(every) and step // self._config.publish_every % every == 0
 
     def check(self, version: int) -> dict[str, float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
+from math import ceil
 
 import ray
 from ray._private.state import state
@@ -56,6 +58,15 @@ def connected_hardware(address: str, *, local: bool) -> Hardware:
     alive = [node for node in ray.nodes() if node["Alive"]]
     each_node = tuple(node["Resources"] for node in alive)
     return Hardware(address, len(alive), total.get("CPU", 0.0), total.get("GPU", 0.0), local, each_node)
+
+
+def this_machine(config: RunConfig) -> Hardware:
+    """What a Ray that is started here for the run would have."""
+    import torch
+
+    cpus = float(config.cluster.cpus or max(os.cpu_count() or 1, ceil(needed_cpus(config))))
+    gpus = float(torch.cuda.device_count())
+    return Hardware("local", 1, cpus, gpus, local=True, each_node=({"CPU": cpus} | ({"GPU": gpus} if gpus else {}),))
 
 
 def totals() -> str:
@@ -113,7 +124,7 @@ def require_room(config: RunConfig, hardware: Hardware, log: logging.Logger, *, 
 
 def _can_grow_to(ranks: Demand, actors: Demand) -> bool:
     """Whether an autoscaler has said that it can add nodes until there is enough of everything."""
-    most = state.get_max_resources_from_cluster_config() or {}
+    most = state.get_max_resources_from_cluster_config() or {} if ray.is_initialized() else {}
     names = ranks.bundle.keys() | actors.bundle.keys()
     return bool(most) and all(
         sum(demand.count * demand.bundle.get(name, 0.0) for demand in (ranks, actors)) <= most.get(name, 0)

@@ -50,6 +50,11 @@ def fits(nodes: Sequence[Node], ranks: Demand, actors: Demand) -> bool:
     return ranks_beside(nodes, ranks, actors)[-1] >= ranks.count
 
 
+def may_hold(node: Node, demand: Demand) -> bool:
+    """Whether a node is large enough for one worker of a kind."""
+    return _times(node, demand.bundle) > 0
+
+
 def ranks_beside(nodes: Sequence[Node], ranks: Demand, actors: Demand) -> list[float]:
     """For 0, 1, … ``actors.count`` actors: the most ranks that fit beside so many; -inf where the actors do not fit."""
     most = [0.0] + [-inf] * actors.count

@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from contracts.errors import UserError, first_line
 from learner.config import ModelConfig
 from learner.model.adapters import validate_mergeable
+from learner.model.dropout import disable_dropout
 from learner.model.packing import PackedBatch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -55,11 +56,13 @@ def load_model(config: ModelConfig, seed: int, vocabulary: int = 0, *, values: b
         raise UserError(f"model.path {config.path}: not loadable as a causal language model: {reason}") from error
     torch.manual_seed(seed)
     enlarge_embeddings(model, vocabulary)
+    if config.disable_dropout:
+        disable_dropout(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     torch.manual_seed(seed)
-    return _with_adapters(model, config) if config.lora else model
+    return add_adapters(model, config) if config.lora else model
 
 
 def _from_config(config: ModelConfig) -> PreTrainedModel:
@@ -130,7 +133,12 @@ def _reject_missing_weights(path: str, report: dict[str, Any]) -> None:
         raise UserError(f"model.path {path}: the checkpoint lacks {len(missing)} weights, the first is {missing[0]}")
 
 
-def _with_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
+def add_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
+    """The model with the adapters of ``config.lora``.
+
+    Raises:
+        UserError: they don't fit it, or can't be merged.
+    """
     from peft import LoraConfig, get_peft_model
 
     assert config.lora is not None

@@ -8,7 +8,8 @@ digits that a float needs.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,20 +92,35 @@ def load(folder: Path, rank: int, layout: Layout, masters: Sequence[Tensor]) -> 
     Raises:
         UserError: a file is missing, damaged, or of another format, optimizer or model.
     """
-    try:
+    with _naming_damage(folder, rank):
         return _load(folder, rank, layout, masters)
+
+
+def validate_optimizer(folder: Path, optimizer: str) -> None:
+    """Check whose state it is; the rest can be converted.
+
+    Raises:
+        UserError: the optimizer was another one, or the file is missing, damaged, or of another format.
+    """
+    with _naming_damage(folder, 0):
+        saved = _read_manifest(folder, 0)["layout"]["optimizer"]
+    if saved != optimizer:
+        now = f"this run has optimizer.name {optimizer}"
+        raise UserError(f"{folder}: saved with optimizer.name {saved}; {now}; resume with what it was saved with")
+
+
+@contextmanager
+def _naming_damage(folder: Path, rank: int) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}/rank-{rank}.json: damaged ({reason}); resume from another checkpoint") from error
 
 
 def _load(folder: Path, rank: int, layout: Layout, masters: Sequence[Tensor]) -> RankState:
-    first = _read_manifest(folder, 0)
-    saved_ranks: int = first["layout"]["ranks"]
-    name: str = first["layout"]["optimizer"]
-    if name != layout.optimizer:
-        now = f"this run has optimizer.name {layout.optimizer}"
-        raise UserError(f"{folder}: saved with optimizer.name {name}; {now}; resume with what it was saved with")
+    validate_optimizer(folder, layout.optimizer)
+    saved_ranks: int = _read_manifest(folder, 0)["layout"]["ranks"]
     manifest = _read_manifest(folder, rank % saved_ranks)
     path = folder / f"rank-{rank % saved_ranks}.safetensors"
     tensors = _read_tensors(path, manifest["tensors"])

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from learner.model.adapters import is_adapter
+from learner.model.dropout import dropout_as_at_the_start
 from learner.model.forward import causal_model
 from learner.zero.ema import Ema
 from learner.zero.shards import Shards, gathered
@@ -78,13 +79,15 @@ def _save_configuration(folder: Path, model: PreTrainedModel, ends: Sequence[int
     """
     settings: GenerationConfig | None = getattr(model, "generation_config", None)
     if settings is None:
-        model.save_pretrained(folder, state_dict={}, save_original_format=False)
+        with dropout_as_at_the_start(model):
+            model.save_pretrained(folder, state_dict={}, save_original_format=False)
         return
     if ends:
         settings.eos_token_id = ends[0] if len(ends) == 1 else list(ends)
     model.generation_config = GenerationConfig()
     try:
-        model.save_pretrained(folder, state_dict={}, save_original_format=False)
+        with dropout_as_at_the_start(model):
+            model.save_pretrained(folder, state_dict={}, save_original_format=False)
     finally:
         model.generation_config = settings
     settings.to_json_file(folder / GENERATION_CONFIG_NAME, keys_to_pop=["compile_config"])

@@ -72,17 +72,19 @@ def warmup_steps(config: OptimizerConfig, total_steps: int) -> int:
 
 
 def schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
-    """The factor on the peak rate at optimizer step s (from 0), as transformers' schedulers of the same names give it.
+    """The factor on the peak rate at optimizer step s (from 0), after the warm-up as transformers' schedulers of the
+    same names give it.
 
     linear: (total - s) / (total - warm); cosine: half a cosine from 1 to 0; inverse_sqrt: sqrt(warm / s), with a time
-    scale of 10,000 steps where there is no warm-up; constant: 1. Before: s / warm.
+    scale of 10,000 steps where there is no warm-up; constant: 1. Before: (s + 1) / (warm + 1), so that no step is made
+    at rate 0, as transformers' first one is.
     """
     warm = warmup_steps(config, total_steps)
     scale = warm or 10_000
 
     def factor(step: int) -> float:
         if step < warm:
-            return step / max(1, warm)
+            return (step + 1) / (warm + 1)
         if config.schedule == "constant":
             return 1.0
         if config.schedule == "inverse_sqrt":
@@ -93,6 +95,20 @@ def schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float
         return max(0.0, 1.0 - done)
 
     return factor
+
+
+def total_steps_note(config: OptimizerConfig, step: int, before: int | None, now: int) -> str:
+    """What a run that goes on at ``step`` with another number of steps in all should know; empty where nothing
+    changes."""
+    if before is None or before == now:
+        return ""
+    was, is_now = (config.lr * schedule(config, total)(step) for total in (before, now))
+    if was == is_now:
+        return ""
+    return (
+        f"learning rate: this run has {now} steps, and had {before} when its checkpoint was written: {config.schedule} "
+        f"with {warmup_steps(config, now)} warm-up steps goes on at {is_now:.3g}, and would have at {was:.3g}"
+    )
 
 
 def effective_zero_stage(model: ModelConfig, learner: LearnerConfig) -> int:

@@ -13,7 +13,7 @@ from actors.plan import Plan
 from actors.token_table import TokenTable
 from buffer.client import ReplayBuffer
 from buffer.config import BufferConfig
-from support.engines import start_actor, start_sender
+from support.engines import MAX_LENGTH, start_actor, start_sender
 
 ROWS, RESPONSE = 16, 400
 NEAR_TIE_NATS = 1e-3
@@ -60,4 +60,28 @@ def test_every_token_is_the_choice_of_the_version_that_it_names(ray_local, tiny_
             assert (logps.max(-1).values - chosen)[torch.from_numpy(mine)].le(NEAR_TIE_NATS).all()
     for handle in (actor, sender):
         ray.kill(handle)
+    buffer.shutdown()
+
+
+@pytest.mark.slow
+def test_a_row_that_is_too_long_fails_alone_and_one_of_exactly_the_limit_does_not(ray_local, tiny_llama):
+    draw = np.random.default_rng(0)
+    lengths = ((20, MAX_LENGTH - 20), (MAX_LENGTH, 10), (20, 30), (20, 40))
+    rows = [(draw.integers(3, 128, prompt), draw.integers(3, 128, response)) for prompt, response in lengths]
+    table = TokenTable.from_rows(rows)
+    buffer = ReplayBuffer.start(
+        BufferConfig(capacity=4), seed=0, batch_size=3, inserts_per_step=4, ordered=False, ahead=0, behind=0
+    )
+    whole = GenerationConfig(segment_length=None, max_concurrent_requests=4)
+    actor = start_actor("a", tiny_llama, "shm", whole, buffer, Work(Plan(0, table.response_lengths, None, 1), table))
+    running = actor.run.remote()
+    pairs = buffer.resolve(ray.get(buffer.draw_ref(), timeout=120)).pairs
+    assert {pair.row for pair in pairs} <= {0, 2, 3}
+    limit = [1, *draw.integers(3, 128, MAX_LENGTH - 2).tolist()]
+    (scores,) = ray.get(actor.score.remote([limit]))
+    assert len(scores) == MAX_LENGTH - 2
+    assert buffer.stats().failed >= 1
+    buffer.close()
+    ray.get(running)
+    ray.kill(actor)
     buffer.shutdown()

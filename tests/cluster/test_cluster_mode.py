@@ -44,7 +44,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start(*arguments: str, environment: dict[str, str], log: Path) -> subprocess.Popen:
+def start(*arguments: str, environment: dict[str, str], log: Path, folder: Path = REPOSITORY) -> subprocess.Popen:
     command = [
         RAY,
         "start",
@@ -55,12 +55,13 @@ def start(*arguments: str, environment: dict[str, str], log: Path) -> subprocess
         "--object-store-memory=100000000",
         "--disable-usage-stats",
     ]
-    return subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, env=environment, cwd=folder, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes that are two raylets on this machine; ended through the processes that hold them."""
+    """Two nodes that are two raylets on this machine, started in different folders; ended through the processes that
+    hold them."""
     logs = tmp_path_factory.mktemp("ray")
     folder = tempfile.mkdtemp(prefix="sapo-", dir="/tmp")
     gcs, dashboard, agent, head_metrics, node_metrics, client = free_ports(6)
@@ -87,6 +88,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             f"--metrics-export-port={node_metrics}",
             environment=environment,
             log=logs / "node.log",
+            folder=logs,
         )
     )
     yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", (head_metrics, node_metrics), environment)
@@ -156,6 +158,31 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, ta
     metrics = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [m["step"] for m in metrics] == list(range(1, STEPS + 1))
     assert (tmp_path / "job" / "checkpoints" / f"step-{STEPS}" / "policy" / "model.safetensors").exists()
+
+
+def test_relative_paths_of_the_driver_are_found_by_nodes_that_were_started_elsewhere(cluster, task, tmp_path):
+    shutil.copytree(task / "model", tmp_path / "start" / "model")
+    shutil.copy(task / "train.jsonl", tmp_path / "start" / "rows.jsonl")
+    values = {
+        "name": "r",
+        "model": {"path": "model", "dtype": "float32"},
+        "data": {"path": "rows.jsonl", "max_length": 32, "max_prompt_length": 16},
+        "learner": {"ranks": 2, "batch_size": 4, "steps": 1},
+        "cluster": {"strategy": "STRICT_SPREAD"},
+    }
+    (tmp_path / "start" / "run.yaml").write_text(json.dumps(values))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster", "sft", "run.yaml", f"cluster.address={cluster.gcs}"],
+        cwd=tmp_path / "start",
+        env=cluster.environment | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "start" / "runs" / "r" / "checkpoints" / "step-1" / "policy" / "model.safetensors").exists()
 
 
 def test_no_such_run_and_no_such_cluster_are_one_line(cluster):

@@ -46,3 +46,21 @@ def run_file(tmp_path: Path) -> Path:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+@pytest.fixture
+def weights(tmp_path: Path, run_file: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The run's model gets weights: engines could start from it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path / "model"
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    capsys.readouterr()
+    values = yaml.safe_load(run_file.read_text())
+    values["data"] |= {"max_length": 32, "max_prompt_length": 16}
+    values["generation"] = {"segment_length": 1}
+    values["learner"] = {"batch_size": 4, "tokens_per_batch": 256}
+    run_file.write_text(yaml.safe_dump(values))
+    return folder

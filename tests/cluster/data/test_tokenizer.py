@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from transformers import ByT5Tokenizer
 
 from cluster.config.sections import DataConfig
 from cluster.data.ends import end_tokens
 from cluster.data.table import load_table
-from cluster.data.tokenizer import load_tokenizer
+from cluster.data.tokenizer import load_tokenizer, text_decoder, vocabulary_size
 from contracts.errors import UserError
 from learner.config import ModelConfig
-from support.dataset_rows import TEMPLATE, conversation, jsonl, rejection, texts
+from support.dataset_rows import EOS, TEMPLATE, conversation, jsonl, rejection, texts
 
 
 def test_a_chat_template_from_a_file_serves_a_tokenizer_without_one(plain: str, tmp_path: Path) -> None:
@@ -25,6 +27,15 @@ def test_a_chat_template_from_a_file_serves_a_tokenizer_without_one(plain: str, 
     assert tokenizer.chat_template == TEMPLATE
     assert "has no chat template: name one in data.chat_template" in rejection(path, plain)
     assert rejection(path, plain, chat_template="none.jinja").startswith("data.chat_template none.jinja: can't be read")
+
+
+def test_ids_of_rows_of_an_embedding_that_no_token_has_are_left_out_of_a_text(plain: str) -> None:
+    fast, slow = load_tokenizer(ModelConfig(path=plain)), ByT5Tokenizer()
+    for tokenizer in (fast, slow):
+        ids = tokenizer("ab", add_special_tokens=False)["input_ids"]
+        padded = np.array([ids[0], vocabulary_size(tokenizer), *ids[1:], 100_000], np.int32)
+        assert text_decoder(tokenizer)(padded) == "ab"
+    assert text_decoder(fast, skip_special_tokens=True)([EOS]) == ""
 
 
 def test_a_model_without_a_tokenizer_is_rejected(plain: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from cluster.evaluation.questions import question_ids, read_questions
 from contracts.errors import UserError
 from demo.model import write_model
 from learner.config import ModelConfig
+from support.checkpoints import copy_of
 from support.prompts import ANSWER, USER, prompts_file
 
 CHECK = "demo.task:check"
@@ -133,3 +134,17 @@ def test_an_answer_ends_at_what_the_generation_config_lists(
     result = evaluate(str(tmp_path / "model"), prompts, "lengths:length", samples=1, temperature=1.0, max_tokens=6)
     before = str(tokenizer.decode(words[: words.index(words[-1])], skip_special_tokens=True))
     assert result.greedy.mean == len(before.split()), "the end is no part of the answer"
+
+
+@pytest.mark.slow
+def test_a_model_of_many_positions_answers_short_and_long_prompts_on_cpu(
+    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM on CPU refuses an engine for 128 k positions whose prompts may not be cut."""
+    model = copy_of(demo_model, tmp_path / "m", max_position_embeddings=131_072)
+    (tmp_path / "lengths.py").write_text("def asked(prompt, response):\n    return len(prompt.split())\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    prompts = prompts_file(tmp_path, {"prompt": "write"}, {"prompt": " ".join(["write"] * 9000)})
+    result = evaluate(str(model), prompts, "lengths:asked", samples=2, temperature=1.0, max_tokens=4)
+    assert result.greedy.mean == result.sampled.mean == 4500.5

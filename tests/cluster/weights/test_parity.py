@@ -174,6 +174,19 @@ def test_few_rows_are_compared_and_none_is_longer_than_an_engine_takes():
     assert len(rows) == ROWS and {len(row) for row in rows} == {31}
 
 
+@pytest.mark.parametrize("longest", [1, 2, 8, 9])
+def test_rows_of_exactly_the_longest_length_leave_the_engine_its_token(longest: int):
+    rows = choose_sequences(table(5, 6), longest=longest)  # of 8 and 9 tokens
+    assert all(2 <= len(row) <= longest for row in rows)
+    assert bool(rows) == (longest > 1), "one token has nothing before it that scores it"
+    pool: Any = Pool(a=(0, 0.5))
+    if not rows:
+        learner: Any = SimpleNamespace()
+        check = ParityCheck(WeightsConfig(), "float32", rows, learner, pool, LOG)
+        check.calibrate(0)
+        assert not check.due(1) and not pool.calls
+
+
 @pytest.mark.parametrize(("every", "publish_every", "due"), [(0, 1, []), (3, 1, [3, 6]), (2, 2, [4, 8])])
 def test_every_so_many_publications_are_checked(every: int, publish_every: int, due: list[int]):
     config = WeightsConfig(parity_every=every, publish_every=publish_every, max_staleness=1)

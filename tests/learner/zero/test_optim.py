@@ -10,7 +10,7 @@ import torch
 
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
 from learner.zero import optim
-from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer, schedule
+from learner.zero.optim import deepspeed_config, effective_zero_stage, make_optimizer, schedule, total_steps_note
 
 TOTAL = 60
 TRANSFORMERS_NAME = {"constant": "constant_with_warmup"}
@@ -18,23 +18,48 @@ TRANSFORMERS_NAME = {"constant": "constant_with_warmup"}
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "inverse_sqrt", "constant"])
 @pytest.mark.parametrize("warmup", [0, 7])
-def test_schedule_equals_transformers(name, warmup):
+def test_schedule_equals_transformers_after_the_warm_up(name, warmup):
     from transformers import get_scheduler
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = get_scheduler(TRANSFORMERS_NAME.get(name, name), optimizer, warmup, TOTAL)
     ours = schedule(OptimizerConfig(schedule=name, warmup_steps=warmup), TOTAL)
     for step in range(TOTAL + 5):
-        assert ours(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
+        expected = (step + 1) / (warmup + 1) if step < warmup else theirs.get_last_lr()[0]
+        assert ours(step) == pytest.approx(expected, abs=1e-12), step
         optimizer.step()
         theirs.step()
 
 
 def test_warmup_ratio_is_a_share_of_all_steps_and_warmup_steps_override_it():
     by_ratio = schedule(OptimizerConfig(schedule="constant", warmup_ratio=0.1), TOTAL)
-    assert [by_ratio(s) for s in (0, 3, 6)] == [0.0, 0.5, 1.0]
+    assert [by_ratio(s) for s in (0, 3, 6)] == pytest.approx([1 / 7, 4 / 7, 1.0])
     by_steps = schedule(OptimizerConfig(schedule="constant", warmup_ratio=0.5, warmup_steps=2), TOTAL)
-    assert [by_steps(s) for s in (0, 1, 2)] == [0.0, 0.5, 1.0]
+    assert [by_steps(s) for s in (0, 1, 2)] == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2, 50, 200])
+def test_no_step_of_a_run_is_made_at_rate_0(warmup):
+    for name in ("linear", "cosine", "inverse_sqrt", "constant"):
+        rates = [schedule(OptimizerConfig(schedule=name, warmup_steps=warmup), TOTAL)(step) for step in range(TOTAL)]
+        assert min(rates) > 0
+        assert rates[:warmup] == sorted(set(rates[:warmup])), "the warm-up rises at every step"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now", "said"),
+    [
+        ("linear", 60, 60, ""),
+        ("linear", None, 60, ""),
+        ("constant", 60, 90, ""),  # past the warm-up of either
+        ("linear", 60, 120, "had 60 when its checkpoint was written: linear with 12 warm-up steps goes on at 4.63e-07"),
+        ("cosine", 120, 60, "this run has 60 steps, and had 120"),
+    ],
+)
+def test_a_schedule_that_goes_on_with_another_total_says_at_which_rate(name, before, now, said):
+    note = total_steps_note(OptimizerConfig(schedule=name), 20, before, now)
+    assert said in note
+    assert bool(said) == bool(note)
 
 
 def test_optimizers_take_every_setting():

@@ -1,8 +1,12 @@
-"""Paths inside a Ray job, whose working directory is a temporary copy that Ray deletes."""
+"""Paths of a run, made absolute once, at the start: processes on other nodes were started in folders of their own.
+
+A Ray job's working directory is a temporary copy that Ray deletes: what a job writes goes elsewhere.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,31 +18,38 @@ COPIES = "working_dir_files"
 """Ray's folder of the copies that ``ray job submit --working-dir`` makes."""
 
 
-def anchored(config: RunConfig, here: Path, home: Path | None) -> RunConfig:
-    """The config as a job in ``here`` has to run it: relative paths start from ``home``.
+def resolved(config: RunConfig, here: Path, home: Path | None) -> RunConfig:
+    """The config with an absolute path wherever something is there; what is not may be a hub name and stays.
 
-    Data and models that were uploaded with the job are found where they are; what the job writes must not be lost
-    with its copy. Outside of such a copy nothing changes.
+    Relative paths start from ``here``. In a job, where ``here`` is a copy, what was uploaded is found in it, everything
+    else and all that the job writes is under ``home``.
 
     Raises:
-        UserError: a path is relative and there is no ``home``.
+        UserError: in a job, a path is relative and there is no ``home``.
     """
-    if COPIES not in here.parts:
-        return config
+    in_job = COPIES in here.parts
+    output = _under(config.output_dir, "output_dir", home) if in_job else here / _own(config.output_dir)
+    places = [base for base in (here, home if in_job else None) if base]
 
     def found(path: str | None) -> str | None:
-        """Absolute where something is there; else as it was, a hub name perhaps."""
-        places = [base / path for base in (here, home) if base and path]
-        return next((str(place) for place in places if place.exists()), path)
+        if not path:
+            return path
+        candidates = (base / _own(path) for base in places)
+        return next((str(place) for place in candidates if place.exists()), path)
 
     data, model = config.data, config.model
     return config.model_copy(
         update={
-            "output_dir": str(_under(config.output_dir, "output_dir", home)),
+            "output_dir": str(output),
             "data": data.model_copy(update={"path": found(data.path), "chat_template": found(data.chat_template)}),
             "model": model.model_copy(update={"path": found(model.path), "tokenizer": found(model.tokenizer)}),
         }
     )
+
+
+def resolve_paths(config: RunConfig) -> RunConfig:
+    """``resolved`` for this process."""
+    return resolved(config, Path.cwd(), checkout())
 
 
 def checkout() -> Path | None:
@@ -52,9 +63,13 @@ def checkout() -> Path | None:
     return Path(unquote(urlsplit(json.loads(text)["url"]).path))
 
 
+def _own(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # pathlib's raises where there is no such user
+
+
 def _under(path: str, key: str, home: Path | None) -> Path:
-    if Path(path).is_absolute():
-        return Path(path)
+    if _own(path).is_absolute():
+        return _own(path)
     if home is None:
         raise UserError(f"{key} {path}: relative to a job's working directory, which Ray deletes: make it absolute")
     return home / path

@@ -1,0 +1,82 @@
+"""What an evaluation asks of a model, worked out before its engine starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.engine_options import CPU_KV_CACHE_BYTES
+from cluster.data.ends import read_ends
+from cluster.data.locations import reject_absent
+from cluster.data.tokenizer import load_tokenizer
+from cluster.evaluation.checks import Check
+from cluster.evaluation.questions import Question, question_ids, read_questions
+from contracts.errors import UserError
+from contracts.imports import import_function
+from learner.config import ModelConfig
+from learner.model.checkpoint_config import read_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+FP32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Prompts as token ids, and how long sequences get."""
+
+    check: Check
+    questions: list[Question]
+    architecture: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    ends: tuple[int, ...]
+    """Token ids that end a response."""
+    prompts: list[list[int]]
+    most_tokens: list[int]
+    """Of the response to each prompt, what the model's positions leave."""
+    longest: int
+    """Tokens of the longest sequence, prompt and response: what the engine is made for."""
+
+
+def plan_evaluation(model: str, prompts: Path, check: str, max_tokens: int) -> EvaluationPlan:
+    """Read everything but the model's weights.
+
+    Args:
+        max_tokens: longest response that is wanted.
+
+    Raises:
+        UserError: model, tokenizer, prompts or check can't be used, or a prompt leaves no position for a response.
+    """
+    function = import_function(check, "--check")
+    questions = read_questions(prompts)
+    reject_absent(model, "model")
+    architecture = read_config(model, key="model")
+    tokenizer = load_tokenizer(ModelConfig(path=model))
+    ends = read_ends(ModelConfig(path=model), tokenizer).ids
+    ids = [question_ids(question, tokenizer) for question in questions]
+    text = architecture.get_text_config()
+    for question, prompt in zip(questions, ids, strict=True):
+        if max(prompt) >= text.vocab_size:
+            raise UserError(
+                f"--prompts {question.where}: token {max(prompt)}, and model {model} has {text.vocab_size} alone; its "
+                "tokenizer is another model's"
+            )
+    positions: int | None = getattr(text, "max_position_embeddings", None)
+    most = [min(max_tokens, positions - len(prompt)) if positions else max_tokens for prompt in ids]
+    short = next((i for i, tokens in enumerate(most) if tokens < 1), None)
+    if short is not None:
+        held = f"model {model} holds {positions} with the response"
+        raise UserError(f"--prompts {questions[short].where}: {len(ids[short])} tokens; {held}")
+    longest = max(len(prompt) + tokens for prompt, tokens in zip(ids, most, strict=True))
+    return EvaluationPlan(function, questions, architecture, tokenizer, ends, ids, most, longest)
+
+
+def cache_bytes(architecture: PreTrainedConfig, tokens: int) -> int:
+    """A KV cache in bytes that holds a sequence of ``tokens`` tokens twice at least, in fp32."""
+    text = architecture.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    of_token = 2 * text.num_hidden_layers * heads * width * FP32_BYTES
+    return max(CPU_KV_CACHE_BYTES, 2 * of_token * tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,6 +54,45 @@ class Ragged:
     def lengths(self) -> NDArray[np.int32]:
         """int32 [sequences]"""
         return np.diff(self.offsets).astype(np.int32)
+
+
+class RaggedBuilder:
+    """Sequences one after another into one growing array: 4 bytes a token, and an eighth more while it grows."""
+
+    def __init__(self) -> None:
+        # array.array grows in place (realloc moves large blocks without copying them); a list of arrays would be
+        # copied at the end, with twice the memory.
+        self._flat, self._offsets = array("i"), array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def add(self, tokens: Tokens) -> None:
+        self._flat.frombytes(as_token_ids(tokens).tobytes())
+        self._offsets.append(len(self._flat))
+
+    def ragged(self) -> Ragged:
+        """What was added, as views: nothing may be added after that."""
+        return Ragged(np.frombuffer(self._flat, np.int32), np.frombuffer(self._offsets, np.int64))
+
+
+class TableBuilder:
+    """Rows one after another into a table."""
+
+    def __init__(self, columns: int) -> None:
+        """``columns``: 2 (prompt, response) or 3 (prompt, chosen, rejected)."""
+        self._columns = tuple(RaggedBuilder() for _ in range(columns))
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def add(self, row: Sequence[Tokens]) -> None:
+        for column, tokens in zip(self._columns, row, strict=True):
+            column.add(tokens)
+
+    def table(self) -> TokenTable:
+        """What was added; nothing may be added after that."""
+        return TokenTable(*(column.ragged() for column in self._columns))
 
 
 @dataclass(frozen=True)

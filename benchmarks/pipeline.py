@@ -122,7 +122,7 @@ def _peer(path: str, steps: int) -> None:
     from cluster.data.tokenizer import load_tokenizer
 
     config = load_config(path)
-    tokenizer = load_tokenizer(config.model, config.data.chat_template)
+    tokenizer = load_tokenizer(config.model, config.data.chat_template, config.data.bos)
     table, _ = load_table(config.data, config.method, tokenizer, read_ends(config.model, tokenizer))
     seconds = paper_way.train(config, table, tokenizer.eos_token_id, steps)[WARM_STEPS:]
     pairs_per_s = len(seconds) * config.learner.batch_size / sum(seconds)

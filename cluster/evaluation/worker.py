@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.data.ends import read_ends
 from cluster.data.tokenizer import load_tokenizer
+from cluster.data.tokens import Tokenisation
 from cluster.evaluation.checks import mean_score, score
 from cluster.evaluation.messages import Evaluation, EvaluationJob, Rejection, Share, as_json, read_job
 from cluster.evaluation.questions import question_ids, read_questions
@@ -31,8 +32,9 @@ def answer_questions(job: EvaluationJob) -> Evaluation:
     questions = read_questions(Path(job.prompts))
     model = ModelConfig(path=job.model)
     tokenizer = load_tokenizer(model)
-    ends = read_ends(model, tokenizer).ids
-    prompts = [question_ids(question, tokenizer) for question in questions]
+    ends = read_ends(model, tokenizer)
+    tokenisation = Tokenisation(tokenizer, ends)
+    prompts = [question_ids(question, tokenisation) for question in questions]
     longest = max(map(len, prompts))
     engine = start_engine(job.model, job.seed, longest)
     positions = engine.llm_engine.model_config.max_model_len
@@ -44,7 +46,7 @@ def answer_questions(job: EvaluationJob) -> Evaluation:
     def scored(**sampling: Any) -> Share:
         scores = []
         for question, responses in zip(
-            questions, generate(engine, prompts, ends, max_tokens=max_tokens, **sampling), strict=True
+            questions, generate(engine, prompts, ends.ids, max_tokens=max_tokens, **sampling), strict=True
         ):
             texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in responses]
             scores.append([score(check, job.check, question, text) for text in texts])

@@ -33,7 +33,7 @@ def read_inputs(config: RunConfig) -> Inputs:
     """Raises:
     UserError: data or tokenizer can't be used.
     """
-    tokenizer = load_tokenizer(config.model, config.data.chat_template)
+    tokenizer = load_tokenizer(config.model, config.data.chat_template, config.data.bos)
     ends = read_ends(config.model, tokenizer)
     if config.method == "replay":
         batches = read_batches(config.data.path)

@@ -42,7 +42,7 @@ def jsonl(path: Path, rows: Iterable[object]) -> Path:
 
 def table_of(path: Path | str, model: str, method: str = "sapo", **data: object) -> tuple[TokenTable, DataReport]:
     config = DataConfig.model_validate({"path": str(path)} | data)
-    tokenizer = load_tokenizer(ModelConfig(path=model), config.chat_template)
+    tokenizer = load_tokenizer(ModelConfig(path=model), config.chat_template, config.bos)
     return load_table(config, method, tokenizer, read_ends(ModelConfig(path=model), tokenizer))
 
 

@@ -21,8 +21,9 @@ def test_a_chat_template_from_a_file_serves_a_tokenizer_without_one(plain: str, 
     config = DataConfig(path=str(path), chat_template=str(tmp_path / "t.jinja"))
     tokenizer = load_tokenizer(ModelConfig(path=plain), config.chat_template)
     table, _ = load_table(config, "sapo", tokenizer, end_tokens(tokenizer))
-    assert texts(table, plain) == [("<|user|>q</s><|assistant|>", "a</s>")]
-    assert tokenizer.chat_template == TEMPLATE
+    assert texts(table, plain) == [("<s><|user|>q</s><|assistant|>", "a</s>")]
+    assert tokenizer.chat_template == "{{ bos_token }}" + TEMPLATE, "this tokenizer opens text with one"
+    assert load_tokenizer(ModelConfig(path=plain), config.chat_template, bos="template").chat_template == TEMPLATE
     assert "has no chat template: name one in data.chat_template" in rejection(path, plain)
     assert rejection(path, plain, chat_template="none.jinja").startswith("data.chat_template none.jinja: can't be read")
 

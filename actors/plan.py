@@ -9,8 +9,14 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import DTypeLike, NDArray
 
+from actors.token_table import Share
+
 ROUNDS = 6
 """Rounds of the Feistel permutation; four already pass for random (Luby and Rackoff, 1988)."""
+BLOCK = 4096
+"""Visits within which several datasets come in the proportion of their weights."""
+MIX_KEYS = 1 << 40
+"""Keys of permutations from here on belong to the mixing of datasets; those below are epochs."""
 SHORT_MARGIN = 3
 """A response shorter than the segment and this many tokens is rewritten whole (the paper's code)."""
 
@@ -45,16 +51,48 @@ class Plan:
     """N; None rewrites whole responses."""
     responses_per_prompt: int
     """K"""
+    shares: tuple[Share, ...] = ()
+    """Datasets that are drawn in proportion to their weights; () draws all rows alike."""
 
     def item(self, index: int) -> PlanItem:
         rows = len(self.response_lengths)
         visit = index // self.responses_per_prompt
-        epoch, place = divmod(visit, rows)
-        row = permuted(place, rows, (self.seed, epoch))
+        epoch = visit // rows
+        if self.shares:
+            row = mixed_row(visit, self.shares, self.seed)
+        else:
+            row = permuted(visit % rows, rows, (self.seed, epoch))
         cut_draw = _random_words((self.seed, visit), 1, stream=1)[0]
         start, end = cut(int(self.response_lengths[row]), self.segment_length, cut_draw)
         seed = _random_words((self.seed, index), 1, stream=2)[0] >> 1
         return PlanItem(index, row, epoch, start, end, seed)
+
+
+def mixed_row(visit: int, shares: tuple[Share, ...], seed: int) -> int:
+    """The row of a visit to datasets that are drawn in proportion to their weights.
+
+    Each ``BLOCK`` of visits holds every share's quota of them, in a random order. The visits of one share pass over its
+    rows again and again, in an order of each pass's own: no row comes twice before all have come once.
+    """
+    block, place = divmod(visit, BLOCK)
+    quotas = _quotas(shares)
+    place = permuted(place, BLOCK, (seed, MIX_KEYS + block))
+    number = 0
+    while place >= quotas[number]:
+        place -= quotas[number]
+        number += 1
+    share = shares[number]
+    past, at = divmod(block * quotas[number] + place, share.rows)
+    return share.first + permuted(at, share.rows, (seed, MIX_KEYS * (2 + number) + past))
+
+
+@lru_cache(maxsize=16)
+def _quotas(shares: tuple[Share, ...]) -> tuple[int, ...]:
+    """Visits of each share in a block: in proportion to the weights, at least one each, together ``BLOCK``."""
+    total = sum(share.weight for share in shares)
+    quotas = [max(1, int(share.weight / total * BLOCK)) for share in shares]
+    quotas[max(range(len(quotas)), key=quotas.__getitem__)] += BLOCK - sum(quotas)
+    return tuple(quotas)
 
 
 def cut(response_length: int, segment_length: int | None, draw: int) -> tuple[int, int]:

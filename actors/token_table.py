@@ -56,6 +56,17 @@ class Ragged:
         return np.diff(self.offsets).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Rows of one dataset, and how often they are drawn."""
+
+    first: int
+    rows: int
+    """They are the rows [first, first + rows) of the table."""
+    weight: float
+    """Relative to the other shares of the table."""
+
+
 class RaggedBuilder:
     """Sequences one after another into one growing array: 4 bytes a token, and an eighth more while it grows."""
 
@@ -90,9 +101,10 @@ class TableBuilder:
         for column, tokens in zip(self._columns, row, strict=True):
             column.add(tokens)
 
-    def table(self) -> TokenTable:
+    def table(self, shares: tuple[Share, ...] = ()) -> TokenTable:
         """What was added; nothing may be added after that."""
-        return TokenTable(*(column.ragged() for column in self._columns))
+        prompts, responses, *rejected = (column.ragged() for column in self._columns)
+        return TokenTable(prompts, responses, rejected[0] if rejected else None, shares)
 
 
 @dataclass(frozen=True)
@@ -102,12 +114,14 @@ class TokenTable:
     prompts: Ragged
     responses: Ragged
     rejected: Ragged | None = None
+    shares: tuple[Share, ...] = ()
+    """Of the datasets that the rows come from; () where all rows are drawn alike."""
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[Tokens]]) -> TokenTable:
         """From (prompt ids, response ids) or (prompt ids, chosen ids, rejected ids) rows."""
-        columns = list(zip(*rows, strict=True))
-        return cls(*(Ragged.of(column) for column in columns))
+        prompts, responses, *rejected = (Ragged.of(column) for column in zip(*rows, strict=True))
+        return cls(prompts, responses, rejected[0] if rejected else None)
 
     @classmethod
     def empty(cls) -> TokenTable:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from contracts.section import Count, NonNegative, PositiveFloat, Section
-
 
 RESERVED_VARIABLES = {
     "messages",
@@ -38,8 +37,8 @@ class DataConfig(Section):
 
     path: str | None = Field(
         None,
-        description="JSON Lines (or an array), Parquet or Arrow file, folder of such files, folder saved by `datasets`, "
-        "or hub name. JSON may be compressed (.gz, .zst).",
+        description="JSON Lines (or an array), Parquet or Arrow file, folder of such files, folder saved by "
+        "`datasets`, or hub name. JSON may be compressed (.gz, .zst).",
     )
     sources: tuple[DataSourceConfig, ...] = Field(
         (),
@@ -90,8 +89,8 @@ class DataConfig(Section):
     bos: Literal["tokenizer", "template"] = Field(
         "tokenizer",
         description="tokenizer: conversations begin with one beginning-of-sequence token if the tokenizer puts one "
-        "before text, whether the chat template writes it or not (the template that is saved with the model then does); "
-        "template: with what the template writes.",
+        "before text, whether the chat template writes it or not (the template that is saved with the model then "
+        "does); template: with what the template writes.",
     )
     content_tokens: tuple[str, ...] = Field(
         (),
@@ -101,6 +100,13 @@ class DataConfig(Section):
     max_rows: Count | None = Field(
         None, description="Use only this many rows of each dataset, the first usable ones; default: all."
     )
+    held_out: Annotated[float, Field(gt=0.0, le=0.5)] | str | None = Field(
+        None,
+        description="Rows that are evaluated and not trained on: a fraction of the data (rows with the same prompt "
+        "stay together), or the path of a dataset. Loss, and on pairs the margin too, are in the metrics as eval/*.",
+    )
+    held_out_rows: Count = Field(256, description="Most held-out rows that are evaluated: the first ones.")
+    held_out_every: Count = Field(50, description="Optimizer steps between evaluations of the held-out rows.")
     cache_dir: str | None = Field(
         "~/.cache/sapo",
         description="Folder in which the tokens of large datasets are kept, by content; null: tokenise at every start.",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.data.files import KINDS, kind, split_files
 from cluster.data.json_rows import json_rows
 from cluster.data.locations import only_local
 from contracts.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 BATCH_ROWS = 1000
 """Rows of a Parquet file in memory at a time."""
@@ -36,6 +39,12 @@ class RowSource:
     left_out: tuple[Path, ...] = ()
     """Files of the folder that are of another split."""
     rows: Iterator[RawRow] = field(default=iter(()), repr=False)
+    count: int | None = None
+    """Rows, where that is known without reading them."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
 
 
 def find_rows(path: str, split: str) -> RowSource:
@@ -47,16 +56,18 @@ def find_rows(path: str, split: str) -> RowSource:
     place = Path(path)
     if place.is_file():
         if kind(place) is None:
-            raise UserError(f"data.path {path}: unknown kind of file; {', '.join(KINDS)} are read, JSON also as .gz, .zst")
-        return RowSource(path, split, (place,), (), _files_rows([place], place.parent))
+            raise UserError(
+                f"data.path {path}: unknown kind of file; {', '.join(KINDS)} are read, JSON also as .gz, .zst"
+            )
+        return RowSource(path, split, (place,), (), _files_rows([place], place.parent), _count([place]))
     if place.is_dir():
         if (place / "dataset_dict.json").is_file() or (place / "dataset_info.json").is_file():
-            return RowSource(path, split, rows=_saved_rows(place, split))
+            return _loaded(path, split, place.name, _saved(place, split))
         files, left_out = split_files(place, split)
-        return RowSource(path, split, tuple(files), tuple(left_out), _files_rows(files, place))
+        return RowSource(path, split, tuple(files), tuple(left_out), _files_rows(files, place), _count(files))
     if only_local(path) or kind(place) is not None:
         raise UserError(f"data.path {path}: no such file or folder")
-    return RowSource(path, split, rows=_hub_rows(path, split))
+    return _loaded(path, split, path, _from_hub(path, split))
 
 
 def _files_rows(files: list[Path], root: Path) -> Iterator[RawRow]:
@@ -102,7 +113,20 @@ def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"data.path {path}: not readable as Arrow: {first_line(error)}") from error
 
 
-def _saved_rows(path: Path, split: str) -> Iterator[RawRow]:
+def _count(files: list[Path]) -> int | None:
+    """Rows of Parquet files, which say it; None for any other."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if any(kind(file) != ".parquet" for file in files):
+        return None
+    try:
+        return sum(pq.read_metadata(file).num_rows for file in files)
+    except (pa.ArrowException, OSError):  # told when the rows are read
+        return None
+
+
+def _saved(path: Path, split: str) -> Dataset:
     from datasets import DatasetDict, load_from_disk
 
     try:
@@ -113,16 +137,22 @@ def _saved_rows(path: Path, split: str) -> Iterator[RawRow]:
         if split not in loaded:
             raise UserError(f"data.split {split}: {path} has {', '.join(loaded)}")
         loaded = loaded[split]
-    yield from (RawRow(f"{path.name}:{number}", row) for number, row in enumerate(loaded, 1))
+    return loaded
 
 
-def _hub_rows(path: str, split: str) -> Iterator[RawRow]:
+def _from_hub(path: str, split: str) -> Dataset:
     from datasets import load_dataset
 
     try:
-        loaded = load_dataset(path, split=split)
-        yield from (RawRow(f"{path}:{number}", row) for number, row in enumerate(loaded, 1))
+        return load_dataset(path, split=split)
     except Exception as error:  # the hub's client raises many kinds, all of which mean the same to the user
         raise UserError(
             f"data.path {path}: no local file or folder, nor loadable from the hub: {first_line(error)}"
         ) from error
+
+
+def _loaded(path: str, split: str, name: str, dataset: Dataset) -> RowSource:
+    """Rows of what ``datasets`` has loaded, which lies in Arrow files."""
+    rows = (RawRow(f"{name}:{number}", row) for number, row in enumerate(dataset, 1))
+    files = tuple(Path(file["filename"]) for file in dataset.cache_files)
+    return RowSource(path, split, files, (), rows, len(dataset))

@@ -71,7 +71,9 @@ class SpecialText:
         encoder, numbers = self._encoder
         written = self._every_name.sub(lambda found: f"{OPEN}{self._ids[found.group()]}{CLOSE}", text)
         ids = encoder.encode(self.unmarked(written), add_special_tokens=False).ids
-        if {self._ids[name] for name in self._names} & set(ids) - {self._tokenizer.unk_token_id}:  # the name is a word of the vocabulary, as with one token a word
+        if {self._ids[name] for name in self._names} & set(ids) - {
+            self._tokenizer.unk_token_id
+        }:  # the name is a word of the vocabulary, as with one token a word
             raise Unusable(said)
         return [numbers.get(i, i) for i in ids]
 

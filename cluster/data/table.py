@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 
-from actors.token_table import TableBuilder, TokenTable
+from actors.token_table import TableBuilder
 from cluster.config.sections import DataConfig
 from cluster.data.conversation import Unusable
-from cluster.data.ends import EndTokens
 from cluster.data.report import DataReport
-from cluster.data.rows import RawRow, RowSource, find_rows
+from cluster.data.rows import RawRow, RowSource
 from cluster.data.samples import NoColumns, Sample, pair_sample, supervised_samples
 from cluster.data.tokens import Ids, Texts, Tokenisation, Tokens
 from contracts.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 CHUNK_SAMPLES = 256
 """Samples tokenised at a time. The tokenizer takes some 200 bytes a token while it does so."""
@@ -28,68 +24,75 @@ TRUNCATED_PROMPT = "over max_length, whose prompt lost tokens on its left"
 TRUNCATED_RESPONSE = "over max_length, whose response lost its end and so has no end token"
 
 
-def load_table(
-    data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBase, ends: EndTokens
-) -> tuple[TokenTable, DataReport]:
-    """Token ids of all usable rows, and what happened to the others.
-
-    Raises:
-        UserError: the data can't be read, have none of the named columns, or no row is usable.
-    """
-    source = data.all_sources[0]
-    return source_table(find_rows(source.path, source.split), data, method, Tokenisation(tokenizer, ends, data))
-
-
-def source_table(
+def add_rows(
     source: RowSource,
     data: DataConfig,
     method: str,
     tokenisation: Tokenisation,
+    builders: tuple[TableBuilder, TableBuilder],
     progress: Callable[[int], None] = lambda rows: None,
-) -> tuple[TokenTable, DataReport]:
-    """The same of one dataset.
+) -> DataReport:
+    """Add the token ids of one dataset's usable rows to a table, and those of held-out ones to another.
 
     Args:
+        builders: of the rows to train on and of those held out.
         progress: called with the number of rows read, now and then.
+
+    Raises:
+        UserError: the data can't be read, have none of the named columns, or no row is usable.
     """
-    report = DataReport(source.path, left_out=[str(file.name) for file in source.left_out])
-    builder = TableBuilder(3 if method == "offline" else 2)
-    rows = usable_rows(source.rows, data, method, tokenisation, report)
-    for row in islice(rows, data.max_rows):
-        builder.add(row)
-        if not len(builder) % CHUNK_SAMPLES:
+    report = DataReport(source.path, left_out=[file.name for file in source.left_out])
+    train, held_out = builders
+    for number, (prompt, row) in enumerate(usable_rows(source.rows, data, method, tokenisation, report), 1):
+        if is_held_out(prompt, data.held_out):
+            held_out.add(row)
+            report.held_out += 1
+        else:
+            train.add(row)
+            report.used += 1
+        if not number % CHUNK_SAMPLES:
             progress(report.read)
-    report.used = len(builder)
+        if report.used == data.max_rows:
+            break
+    progress(report.read)
     if not report.used:
         raise UserError(f"data.path: no usable row in {report}")
-    return builder.table(), report
+    return report
+
+
+def is_held_out(prompt: str, held_out: float | str | None) -> bool:
+    """Whether a row is of the fraction that is held out; the prompt's text alone decides."""
+    if not isinstance(held_out, float):
+        return False
+    return xxhash.xxh3_64_intdigest(prompt.encode()) < held_out * 2.0**64
 
 
 def usable_rows(
     rows: Iterator[RawRow], data: DataConfig, method: str, tokenisation: Tokenisation, report: DataReport
-) -> Iterator[tuple[Ids, ...]]:
-    """Prompt and response, or prompt, chosen and rejected, of every sample within the length limits; all rows are
-    counted in ``report``.
+) -> Iterator[tuple[str, tuple[Ids, ...]]]:
+    """Every sample within the length limits: the text of its row's first prompt, then the ids of prompt and response,
+    or of prompt, chosen and rejected. All rows are counted in ``report``.
 
     Raises:
         UserError: no row has the named columns.
     """
     texts = _texts(rows, data, method, tokenisation, report)
     while chunk := list(islice(texts, CHUNK_SAMPLES)):
-        notes = [partial(report.note, where=where) for where, _ in chunk]
-        for (where, _), tokens in zip(chunk, tokenisation.tokens([t for _, t in chunk], notes), strict=True):
+        notes = [partial(report.note, where=where) for where, _, _ in chunk]
+        encoded = tokenisation.tokens([text for _, _, text in chunk], notes)
+        for (where, prompt, _), tokens, note in zip(chunk, encoded, notes, strict=True):
             try:
                 if isinstance(tokens, Unusable):
                     raise tokens
-                yield fitted(tokens, data, partial(report.note, where=where))
+                yield prompt, fitted(tokens, data, note)
             except Unusable as reason:
                 report.drop(str(reason), where)
 
 
 def _texts(
     rows: Iterator[RawRow], data: DataConfig, method: str, tokenisation: Tokenisation, report: DataReport
-) -> Iterator[tuple[str, Texts]]:
-    """The samples of all rows as text, each with its row's place."""
+) -> Iterator[tuple[str, str, Texts]]:
+    """The samples of all rows as text, each with the place and the first prompt of its row."""
     columns: str | None = None
     without = 0
     for row in rows:
@@ -108,7 +111,7 @@ def _texts(
                 without += 1
                 columns = columns or f"{reason}; the columns are {', '.join(row.values) or '(none)'}"
             continue
-        yield from ((row.where, text) for text in texts)
+        yield from ((row.where, texts[0].prompt, text) for text in texts)
     if columns and without == report.read:
         raise UserError(f"data.path {report.source}: {columns}")
 

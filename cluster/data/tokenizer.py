@@ -59,6 +59,16 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return full[: next((i for i in places if full[i : i + len(bare)] == bare), 0)]
 
 
+def opening_note(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What sequences begin with, for people."""
+    names = tokenizer.convert_ids_to_tokens(opening(tokenizer))
+    if not names:
+        return "the tokenizer opens text with no special token"
+    template = tokenizer.chat_template
+    made_to = isinstance(template, str) and template.startswith(BOS_TEMPLATE)
+    return f"the tokenizer opens text with {' '.join(names)}" + (", and so does the chat template" if made_to else "")
+
+
 def _lacks_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether text gets a beginning-of-sequence token and a conversation none."""
     if not isinstance(tokenizer.chat_template, str) or tokenizer.bos_token_id not in opening(tokenizer):

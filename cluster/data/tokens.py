@@ -145,9 +145,7 @@ class Tokenisation:
         Ids of a prompt alone need not open the ids of the whole: a token may reach over the seam. The prompt is what
         both have in common, so that the response's ids are those of the whole.
         """
-        asked, *wholes = (
-            np.asarray(self._opened(row, templated=texts.templated), np.int32) for row in ids
-        )
+        asked, *wholes = (np.asarray(self._opened(row, templated=texts.templated), np.int32) for row in ids)
         split = min(_common(asked, whole) for whole in wholes)
         if not split:
             raise Unusable("with an empty prompt" if not len(asked) else "whose prompt has no token of its own")

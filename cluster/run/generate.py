@@ -36,7 +36,8 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
     with ExitStack() as stack:
         log = RunLog(config.name)
         stack.callback(log.close)
-        log.logger.info(inputs.report)
+        for line in inputs.report:
+            log.logger.info(line)
         log.logger.info(inputs.ends)
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         require_room(config, hardware, log.logger, learner=False)

@@ -57,7 +57,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         if checkpoint:
             _rewind(folder, first_step)
         log.keep(folder.path / "run.log")
-        log.logger.info(inputs.report)
+        for line in inputs.report:
+            log.logger.info(line)
         log.logger.info(inputs.ends)
         log.logger.info("%s; %d steps of %d; %s", hardware, total_steps, config.learner.batch_size, folder.path)
         policy = FailurePolicy(Limits())

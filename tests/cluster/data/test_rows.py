@@ -73,7 +73,10 @@ def test_paths_without_readable_rows_are_rejected(plain: str, tmp_path: Path) ->
     assert said("none.jsonl") == "none.jsonl: no such file or folder"
     assert said("empty.jsonl", b"").endswith("no usable row in empty.jsonl: 0 of 0 rows used")
     assert said("text.parquet", b"hello").startswith("text.parquet: not readable as Parquet: ")
-    assert said("data.csv", b"a,b\n") == "data.csv: unknown kind of file; .jsonl, .json, .parquet, .arrow are read, JSON also as .gz, .zst"
+    assert (
+        said("data.csv", b"a,b\n")
+        == "data.csv: unknown kind of file; .jsonl, .json, .parquet, .arrow are read, JSON also as .gz, .zst"
+    )
     assert said("empty") == "empty: holds neither a saved dataset nor .jsonl, .json, .parquet, .arrow files"
     assert said("broken").startswith("broken: not readable as a saved dataset: ")
 

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.config.sections import DataConfig
 from cluster.data.ends import end_tokens
-from cluster.data.table import load_table
+from cluster.data.loading import load_tables
 from cluster.data.tokenizer import load_tokenizer
 from contracts.errors import UserError
 from learner.config import ModelConfig
@@ -20,7 +20,7 @@ def test_a_chat_template_from_a_file_serves_a_tokenizer_without_one(plain: str, 
     (tmp_path / "t.jinja").write_text(TEMPLATE)
     config = DataConfig(path=str(path), chat_template=str(tmp_path / "t.jinja"))
     tokenizer = load_tokenizer(ModelConfig(path=plain), config.chat_template)
-    table, _ = load_table(config, "sapo", tokenizer, end_tokens(tokenizer))
+    table = load_tables(config, "sapo", tokenizer, end_tokens(tokenizer)).train
     assert texts(table, plain) == [("<s><|user|>q</s><|assistant|>", "a</s>")]
     assert tokenizer.chat_template == "{{ bos_token }}" + TEMPLATE, "this tokenizer opens text with one"
     assert load_tokenizer(ModelConfig(path=plain), config.chat_template, bos="template").chat_template == TEMPLATE

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.config.sections import DataConfig
 from cluster.data.ends import end_tokens
-from cluster.data.table import load_table
+from cluster.data.loading import load_tables
 from cluster.data.tokenizer import load_tokenizer
 from cluster.data.tokens import Tokenisation
 from cluster.evaluation.questions import Question, question_ids, read_questions
@@ -38,7 +38,7 @@ def test_prompts_are_tokenised_as_in_training(demo_model: str, tmp_path: Path) -
     rows: list[dict[str, Any]] = [{"messages": [USER, ANSWER]}, {"prompt": USER["content"], "completion": " 1 2 9"}]
     path = prompts_file(tmp_path, *rows)
     tokenizer = load_tokenizer(ModelConfig(path=demo_model))
-    table, _ = load_table(DataConfig(path=str(path)), "sapo", tokenizer, end_tokens(tokenizer))
+    table = load_tables(DataConfig(path=str(path)), "sapo", tokenizer, end_tokens(tokenizer)).train
     tokenisation = Tokenisation(tokenizer, end_tokens(tokenizer))
     assert [question_ids(q, tokenisation) for q in read_questions(path)] == [table[i].prompt.tolist() for i in (0, 1)]
 

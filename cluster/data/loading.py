@@ -1,0 +1,114 @@
+"""Loads the datasets of a run as token ids: one or several, a part of them held out, from the cache if it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.token_table import Share, TableBuilder
+from cluster.config.sections import DataConfig
+from cluster.data.cache import Tables, cache_key, read_tables, write_tables
+from cluster.data.ends import EndTokens
+from cluster.data.report import DataReport
+from cluster.data.rows import RowSource, find_rows
+from cluster.data.table import add_rows
+from cluster.data.tokens import Tokenisation
+from contracts.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LARGE_BYTES = 16 << 20
+"""Datasets of smaller files are tokenised in seconds: they are not kept, and show no progress."""
+
+
+def load_tables(data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBase, ends: EndTokens) -> Tables:
+    """Token ids of all usable rows, and what happened to the others.
+
+    Raises:
+        UserError: the data can't be read, have none of the named columns, or no row is usable.
+    """
+    sources = [find_rows(source.path, source.split) for source in data.all_sources]
+    evaluated = find_rows(data.held_out, data.split) if isinstance(data.held_out, str) else None
+    everything = [*sources, *([evaluated] if evaluated else [])]
+    folder = _kept_in(everything, data, method, tokenizer, ends)
+    if folder and (kept := read_tables(folder)):
+        return kept
+    tables = _tokenised(sources, evaluated, data, method, Tokenisation(tokenizer, ends, data))
+    if folder:
+        try:
+            write_tables(folder, tables)
+        except OSError as error:
+            reason = f"can't be written: {error.strerror}; name another folder, or null"
+            raise UserError(f"data.cache_dir {data.cache_dir}: {reason}") from error
+    return tables
+
+
+def _kept_in(
+    sources: Sequence[RowSource],
+    data: DataConfig,
+    method: str,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: EndTokens,
+) -> Path | None:
+    """The folder in which the result is kept; None where it is not."""
+    if data.cache_dir is None or sum(source.size_bytes for source in sources) < LARGE_BYTES:
+        return None
+    names = [(source.split, [str(file) for file in source.left_out]) for source in sources]
+    weights = [source.weight for source in data.all_sources]
+    key = cache_key([s.files for s in sources], [*names, weights], data, method, tokenizer, ends)
+    return Path(data.cache_dir).expanduser() / "data" / key if key else None
+
+
+def _tokenised(
+    sources: Sequence[RowSource], evaluated: RowSource | None, data: DataConfig, method: str, tokenisation: Tokenisation
+) -> Tables:
+    held_out_method = method
+    if evaluated:
+        evaluated, pairs = _pairs_in(evaluated, data)
+        held_out_method = "offline" if pairs and method != "sft" else "sft"
+    train, held_out = TableBuilder(_columns(method)), TableBuilder(_columns(held_out_method))
+    reports: list[DataReport] = []
+    shares: list[Share] = []
+    for source, config in zip(sources, data.all_sources, strict=True):
+        first = len(train)
+        reports.append(_added(source, data, method, tokenisation, (train, held_out)))
+        shares.append(Share(first, len(train) - first, config.weight))
+    if evaluated:
+        whole = data.model_copy(update={"held_out": None, "max_rows": data.held_out_rows})
+        report = _added(evaluated, whole, held_out_method, tokenisation, (held_out, TableBuilder(0)))
+        report.source += " (data.held_out)"
+        reports.append(report)
+    table = train.table(tuple(shares) if len(shares) > 1 else ())
+    return Tables(table, held_out.table() if len(held_out) else None, tuple(reports))
+
+
+def _columns(method: str) -> int:
+    return 3 if method == "offline" else 2
+
+
+def _pairs_in(source: RowSource, data: DataConfig) -> tuple[RowSource, bool]:
+    """The same rows, and whether they are preference pairs: the first one tells."""
+    first = next(source.rows, None)
+    if first is None:
+        return source, False
+    pairs = {data.chosen_column, data.rejected_column} <= first.values.keys()
+    return replace(source, rows=chain([first], source.rows)), pairs
+
+
+def _added(
+    source: RowSource,
+    data: DataConfig,
+    method: str,
+    tokenisation: Tokenisation,
+    builders: tuple[TableBuilder, TableBuilder],
+) -> DataReport:
+    """Add a dataset's rows, with a progress bar for a large one where somebody is looking."""
+    from tqdm import tqdm
+
+    hidden = True if source.size_bytes < LARGE_BYTES else None  # None: where the output is no terminal
+    with tqdm(total=source.count, desc=source.path, unit=" rows", unit_scale=True, disable=hidden) as bar:
+        return add_rows(source, data, method, tokenisation, builders, lambda rows: bar.update(rows - bar.n) and None)

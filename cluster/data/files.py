@@ -15,6 +15,8 @@ SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 """Words in the names of files and folders that name a split, as ``datasets`` and the hub have them."""
+DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "state.json", "dataset_dict.json")
+"""JSON beside the rows that describes them."""
 
 
 def kind(path: Path) -> str | None:
@@ -51,9 +53,9 @@ def split_files(folder: Path, split: str) -> tuple[list[Path], list[Path]]:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    here = sorted(p for p in folder.iterdir() if p.is_file() and kind(p) and not p.name.startswith("."))
+    here = sorted(p for p in folder.iterdir() if p.is_file() and _holds_rows(p))
     if here:
-        return _without_descriptions(here)
+        return here
     below = [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.name.startswith(".") and _holds_files(f)]
     if not below:
         return []
@@ -67,14 +69,12 @@ def _data_files(folder: Path) -> list[Path]:
     return [file for f in below for file in _data_files(f)]
 
 
-def _without_descriptions(files: list[Path]) -> list[Path]:
-    """Beside rows, hub clones and saved datasets hold JSON that describes them."""
-    rows = [f for f in files if f.name not in ("dataset_infos.json", "dataset_info.json", "state.json")]
-    return rows
+def _holds_rows(file: Path) -> bool:
+    return kind(file) is not None and not file.name.startswith(".") and file.name not in DESCRIPTIONS
 
 
 def _holds_files(folder: Path) -> bool:
-    return any(kind(p) for p in folder.rglob("*") if p.is_file())
+    return any(_holds_rows(p) for p in folder.rglob("*") if p.is_file())
 
 
 def _split_of(path: Path) -> str | None:

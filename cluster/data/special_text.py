@@ -48,8 +48,14 @@ class SpecialText:
         return isinstance(value, list | tuple) and any(map(self.occurs, value))
 
     def marked(self, value: Any) -> Any:
-        """The same with a private character in place of each name, which a template passes on like any other."""
+        """The same with a private character in place of each name, which a template passes on like any other.
+
+        Raises:
+            Unusable: such characters stand in the text.
+        """
         if isinstance(value, str):
+            if any(ord(c) >= FIRST_MARK for c in value):
+                raise Unusable("with characters for private use (plane 16) beside the names of special tokens")
             return self._pattern.sub(lambda found: self._marks[found.group()], value)
         if isinstance(value, dict):
             return {key: self.marked(inner) for key, inner in value.items()}

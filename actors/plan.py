@@ -71,28 +71,37 @@ class Plan:
 def mixed_row(visit: int, shares: tuple[Share, ...], seed: int) -> int:
     """The row of a visit to datasets that are drawn in proportion to their weights.
 
-    Each ``BLOCK`` of visits holds every share's quota of them, in a random order. The visits of one share pass over its
-    rows again and again, in an order of each pass's own: no row comes twice before all have come once.
+    Every ``BLOCK`` of visits has the same even pattern of datasets. The visits of one dataset pass over its rows again
+    and again, in an order of each pass's own: no row comes twice before all have come once.
     """
+    pattern = _pattern(tuple(share.weight for share in shares))
     block, place = divmod(visit, BLOCK)
-    quotas = _quotas(shares)
-    place = permuted(place, BLOCK, (seed, MIX_KEYS + block))
-    number = 0
-    while place >= quotas[number]:
-        place -= quotas[number]
-        number += 1
+    number = int(pattern.number[place])
     share = shares[number]
-    past, at = divmod(block * quotas[number] + place, share.rows)
-    return share.first + permuted(at, share.rows, (seed, MIX_KEYS * (2 + number) + past))
+    past, at = divmod(block * int(pattern.quota[number]) + int(pattern.earlier[place]), share.rows)
+    return share.first + permuted(at, share.rows, (seed, MIX_KEYS * (1 + number) + past))
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """Which dataset each visit of a block is of."""
+
+    quota: NDArray[np.int64]
+    """int64 [datasets]: visits of each in a block, in proportion to the weights, at least one."""
+    number: NDArray[np.int64]
+    """int64 [BLOCK]: the visit's dataset."""
+    earlier: NDArray[np.int64]
+    """int64 [BLOCK]: visits of the same dataset before it in the block."""
 
 
 @lru_cache(maxsize=16)
-def _quotas(shares: tuple[Share, ...]) -> tuple[int, ...]:
-    """Visits of each share in a block: in proportion to the weights, at least one each, together ``BLOCK``."""
-    total = sum(share.weight for share in shares)
-    quotas = [max(1, int(share.weight / total * BLOCK)) for share in shares]
-    quotas[max(range(len(quotas)), key=quotas.__getitem__)] += BLOCK - sum(quotas)
-    return tuple(quotas)
+def _pattern(weights: tuple[float, ...]) -> _Pattern:
+    quota = np.maximum(1, np.array(weights) / sum(weights) * BLOCK).astype(np.int64)
+    quota[quota.argmax()] += BLOCK - quota.sum()
+    number = np.repeat(np.arange(len(quota)), quota)
+    earlier = np.concatenate([np.arange(count) for count in quota])
+    order = np.argsort((earlier + 0.5) / quota[number], kind="stable")  # each dataset's visits evenly over the block
+    return _Pattern(quota, number[order], earlier[order])
 
 
 def cut(response_length: int, segment_length: int | None, draw: int) -> tuple[int, int]:

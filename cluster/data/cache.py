@@ -66,11 +66,11 @@ def cache_key(
         json.dumps(data.model_dump(mode="json", exclude=NOT_CONTENT), sort_keys=True),
         json.dumps(list(names)),
     ):
-        digest.update(f"{len(part)}:{part}")
+        digest.update(f"{len(part)}:{part}".encode())
     for dataset in files:
-        digest.update(f"{len(dataset)} files")
+        digest.update(f"{len(dataset)} files".encode())
         for file in dataset:
-            digest.update(f"{file.name} {file.stat().st_size}:")
+            digest.update(f"{file.name} {file.stat().st_size}:".encode())
             for block in _blocks(file):
                 digest.update(block)
     return digest.hexdigest()
@@ -104,7 +104,7 @@ def write_tables(folder: Path, tables: Tables) -> None:
         stored = {
             "shares": [asdict(share) for share in tables.train.shares],
             "held_out": tables.held_out is not None,
-            "reports": [asdict(report) for report in tables.reports],
+            "reports": [vars(report) for report in tables.reports],
         }
         (partial / "report.json").write_text(json.dumps(stored), encoding="utf-8")
         partial.rename(folder)

@@ -11,6 +11,7 @@ from cluster.data.conversation import Message, Messages, Unusable, parsed, read_
 
 SHAREGPT_COLUMN = "conversations"
 """Read where the default column of messages is not there."""
+SYSTEM_ROLES = ("system", "developer")
 Note = Callable[[str], None]
 """Takes a remark about the row: something is changed, cut or ignored."""
 
@@ -23,6 +24,10 @@ class PlainText:
     responses: tuple[str, ...]
     """The response, or chosen and rejected."""
 
+    @property
+    def beginning(self) -> str:
+        return self.prompt
+
 
 @dataclass(frozen=True)
 class Dialogue:
@@ -32,6 +37,12 @@ class Dialogue:
     responses: tuple[Message, ...]
     """The assistant's turn, or chosen and rejected."""
     tools: list[dict[str, Any]] | None = None
+
+    @property
+    def beginning(self) -> str:
+        """The first turn that is not the system's: rows that share it are held out together."""
+        turns = (turn["content"] for turn in self.prompt if turn["role"] not in SYSTEM_ROLES)
+        return next(turns, "")
 
 
 Sample = PlainText | Dialogue
@@ -162,7 +173,7 @@ def _system(row: dict[str, Any], data: DataConfig, messages: Messages, note: Not
     text = row.get(data.system_column)
     if not isinstance(text, str) or not text.strip():
         return []
-    if messages and messages[0]["role"] in ("system", "developer"):
+    if messages and messages[0]["role"] in SYSTEM_ROLES:
         if messages[0]["content"].strip() != text.strip():
             note("whose system column is ignored: the conversation has a system turn of its own")
         return []

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FIRST_MARK = 0x100000
 """Characters for private use (plane 16): each stands for the name of one special token in a text."""
+ESCAPED = re.compile(r"\\udb[c-f][0-9a-f]", re.IGNORECASE)
+"""Such a character as JSON in ASCII has it."""
 OPEN, CLOSE = "\U0010fffc", "\U0010fffd"
 """Around the number of a special token that the template wrote."""
 
@@ -68,8 +70,10 @@ class SpecialText:
         """Token ids of a rendered text in which content is marked: names that are left are the template's own.
 
         Raises:
-            Unusable: this tokenizer can't write such a name as text.
+            Unusable: this tokenizer can't write such a name as text, or the template did not pass it on.
         """
+        if ESCAPED.search(text):
+            raise Unusable("whose text speaks of special tokens, which the chat template writes otherwise")
         names = sorted({self._unmarks[ord(c)] for c in text if ord(c) in self._unmarks})
         said = f"whose text speaks of {', '.join(names)}, which this tokenizer can't write as text"
         if self._encoder is None:

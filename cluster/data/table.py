@@ -43,8 +43,8 @@ def add_rows(
     """
     report = DataReport(source.path, left_out=[file.name for file in source.left_out])
     train, held_out = builders
-    for number, (prompt, row) in enumerate(usable_rows(source.rows, data, method, tokenisation, report), 1):
-        if is_held_out(prompt, data.held_out):
+    for number, (beginning, row) in enumerate(usable_rows(source.rows, data, method, tokenisation, report), 1):
+        if is_held_out(beginning, data.held_out):
             held_out.add(row)
             report.held_out += 1
         else:
@@ -60,17 +60,17 @@ def add_rows(
     return report
 
 
-def is_held_out(prompt: str, held_out: float | str | None) -> bool:
-    """Whether a row is of the fraction that is held out; the prompt's text alone decides."""
+def is_held_out(beginning: str, held_out: float | str | None) -> bool:
+    """Whether a row is of the fraction that is held out; what its conversation begins with alone decides."""
     if not isinstance(held_out, float):
         return False
-    return xxhash.xxh3_64_intdigest(prompt.encode()) < held_out * 2.0**64
+    return xxhash.xxh3_64_intdigest(beginning.encode(errors="surrogatepass")) < held_out * 2.0**64
 
 
 def usable_rows(
     rows: Iterator[RawRow], data: DataConfig, method: str, tokenisation: Tokenisation, report: DataReport
 ) -> Iterator[tuple[str, tuple[Ids, ...]]]:
-    """Every sample within the length limits: the text of its row's first prompt, then the ids of prompt and response,
+    """Every sample within the length limits: what its conversation begins with, then the ids of prompt and response,
     or of prompt, chosen and rejected. All rows are counted in ``report``.
 
     Raises:
@@ -80,11 +80,11 @@ def usable_rows(
     while chunk := list(islice(texts, CHUNK_SAMPLES)):
         notes = [partial(report.note, where=where) for where, _, _ in chunk]
         encoded = tokenisation.tokens([text for _, _, text in chunk], notes)
-        for (where, prompt, _), tokens, note in zip(chunk, encoded, notes, strict=True):
+        for (where, beginning, _), tokens, note in zip(chunk, encoded, notes, strict=True):
             try:
                 if isinstance(tokens, Unusable):
                     raise tokens
-                yield prompt, fitted(tokens, data, note)
+                yield beginning, fitted(tokens, data, note)
             except Unusable as reason:
                 report.drop(str(reason), where)
 
@@ -92,7 +92,7 @@ def usable_rows(
 def _texts(
     rows: Iterator[RawRow], data: DataConfig, method: str, tokenisation: Tokenisation, report: DataReport
 ) -> Iterator[tuple[str, str, Texts]]:
-    """The samples of all rows as text, each with the place and the first prompt of its row."""
+    """The samples of all rows as text, each with its row's place and what the conversation begins with."""
     columns: str | None = None
     without = 0
     for row in rows:
@@ -104,14 +104,14 @@ def _texts(
                 if method == "offline"
                 else supervised_samples(row.values, data, note)
             )
-            texts = [tokenisation.texts(sample, note) for sample in samples]
+            texts = [(row.where, sample.beginning, tokenisation.texts(sample, note)) for sample in samples]
         except Unusable as reason:
             report.drop(str(reason), row.where)
             if isinstance(reason, NoColumns):
                 without += 1
                 columns = columns or f"{reason}; the columns are {', '.join(row.values) or '(none)'}"
             continue
-        yield from ((row.where, texts[0].prompt, text) for text in texts)
+        yield from texts
     if columns and without == report.read:
         raise UserError(f"data.path {report.source}: {columns}")
 

@@ -96,7 +96,7 @@ def public_tokenizer(name: str) -> PreTrainedTokenizerFast:
     else:
         scheme = "first" if public.kind == "pieces" else "always"
         bpe = Tokenizer(models.BPE(byte_fallback=True))
-        bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+        bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
         bpe.decoder = decoders.Sequence(
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
         )

@@ -15,6 +15,7 @@ from torch import nn
 from contracts.errors import UserError
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
+from learner.config import ObjectiveConfig
 from learner.loss.objectives import resolve_objective
 from learner.loss.reference import Reference
 from learner.messages import Address, RankSpec, StepReport
@@ -148,6 +149,21 @@ class LearnerRank:
             "time/average_s": averaged - stepped,
         }
         return StepReport(metrics | {"grad_norm": grad_norm, "lr": lr} | times, fresh)
+
+    @naming_the_switch()
+    def evaluate(self, pairs: list[PreferencePair], global_pairs: int, chosen_only: bool) -> dict[str, float]:
+        """Loss and metrics of the policy on pairs that are not trained on, means over ``global_pairs``. All ranks
+        together.
+
+        Args:
+            pairs: this rank's share.
+            chosen_only: the pairs have no rejected half: the supervised loss is taken where the objective needs one.
+        """
+        objective = self._objective
+        if chosen_only and objective.needs_rejected:
+            objective = resolve_objective(ObjectiveConfig(name="sft"))
+        scores = self._passes.score_under_reference(pairs, self.reference) if objective.needs_reference else []
+        return self._passes.evaluate(pairs, scores, objective, global_pairs)
 
     def stage(self, version: int) -> None:
         """Gather the EMA layer by layer and hand it to the sink. All ranks together."""

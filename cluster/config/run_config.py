@@ -91,6 +91,8 @@ class RunConfig(Section):
             _reject(
                 "data.sources", [s.path for s in self.data.sources], "a recording is one file: name it in data.path"
             )
+        if self.method == "replay" and isinstance(self.data.held_out, float):
+            _reject("data.held_out", self.data.held_out, "a recording is drawn as it is: name a dataset of pairs")
         if self.method == "offline" and self.data.turns == "all":
             _reject("data.turns", "all", "a pair has one response on each side: set last")
         if learner.offload_optimizer and learner.zero_stage == 0:

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.token_table import Share, TableBuilder
+from actors.token_table import Share, TableBuilder, TokenTable
 from cluster.config.sections import DataConfig
 from cluster.data.cache import Tables, cache_key, read_tables, write_tables
 from cluster.data.ends import EndTokens
@@ -47,6 +47,21 @@ def load_tables(data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBas
     return tables
 
 
+def load_held_out(
+    data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBase, ends: EndTokens
+) -> tuple[TokenTable | None, list[str]]:
+    """The rows of the dataset ``data.held_out`` alone, for a method that trains on none, and what became of them.
+
+    Raises:
+        UserError: the data can't be read, have none of the named columns, or no row is usable.
+    """
+    if not isinstance(data.held_out, str):
+        return None, []
+    source = find_rows(data.held_out, data.split)
+    table, report = _evaluated_rows(source, data, method, Tokenisation(tokenizer, ends, data))
+    return table, report.lines()
+
+
 def _kept_in(
     sources: Sequence[RowSource],
     data: DataConfig,
@@ -66,24 +81,31 @@ def _kept_in(
 def _tokenised(
     sources: Sequence[RowSource], evaluated: RowSource | None, data: DataConfig, method: str, tokenisation: Tokenisation
 ) -> Tables:
-    held_out_method = method
-    if evaluated:
-        evaluated, pairs = _pairs_in(evaluated, data)
-        held_out_method = "offline" if pairs and method != "sft" else "sft"
-    train, held_out = TableBuilder(_columns(method)), TableBuilder(_columns(held_out_method))
+    train, fraction = TableBuilder(_columns(method)), TableBuilder(_columns(method))
     reports: list[DataReport] = []
     shares: list[Share] = []
     for source, config in zip(sources, data.all_sources, strict=True):
         first = len(train)
-        reports.append(_added(source, data, method, tokenisation, (train, held_out)))
+        reports.append(_added(source, data, method, tokenisation, (train, fraction)))
         shares.append(Share(first, len(train) - first, config.weight))
+    held_out = fraction.table() if len(fraction) else None
     if evaluated:
-        whole = data.model_copy(update={"held_out": None, "max_rows": data.held_out_rows})
-        report = _added(evaluated, whole, held_out_method, tokenisation, (held_out, TableBuilder(0)))
-        report.source += " (data.held_out)"
+        held_out, report = _evaluated_rows(evaluated, data, method, tokenisation)
         reports.append(report)
-    table = train.table(tuple(shares) if len(shares) > 1 else ())
-    return Tables(table, held_out.table() if len(held_out) else None, tuple(reports))
+    return Tables(train.table(tuple(shares) if len(shares) > 1 else ()), held_out, tuple(reports))
+
+
+def _evaluated_rows(
+    source: RowSource, data: DataConfig, method: str, tokenisation: Tokenisation
+) -> tuple[TokenTable, DataReport]:
+    """The first rows of a dataset that is held out as a whole: as pairs if they are, unless the run is supervised."""
+    source, pairs = _pairs_in(source, data)
+    read_as = "offline" if pairs and method != "sft" else "sft"
+    whole = data.model_copy(update={"held_out": None, "max_rows": data.held_out_rows})
+    builder = TableBuilder(_columns(read_as))
+    report = _added(source, whole, read_as, tokenisation, (builder, TableBuilder(_columns(read_as))))
+    report.source += " (data.held_out)"
+    return builder.table(), report
 
 
 def _columns(method: str) -> int:

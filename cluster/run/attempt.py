@@ -26,6 +26,7 @@ from cluster.run.callbacks import (
     SamplesReport,
 )
 from cluster.run.checkpointer import Checkpointer
+from cluster.run.held_out import HeldOut
 from cluster.run.inputs import Inputs
 from cluster.run.loop import Progress, run_steps
 from cluster.sources.base import BatchSource
@@ -93,7 +94,8 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             every=config.logging.verdict_every,
         )
         callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
-        run_steps(group, source, checkpointer, callbacks, progress, setting.total_steps)
+        held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
+        run_steps(group, source, checkpointer, callbacks, held_out, progress, setting.total_steps)
         return closing.closing
 
 

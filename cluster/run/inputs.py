@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from actors.token_table import TokenTable
 from cluster.config.run_config import RunConfig
 from cluster.data.ends import EndTokens, read_ends
-from cluster.data.loading import load_tables
+from cluster.data.loading import load_held_out, load_tables
 from cluster.data.tokenizer import load_tokenizer, opening_note
 from cluster.storage.recording import read_batches
 from contracts.errors import UserError
@@ -41,7 +41,8 @@ def read_inputs(config: RunConfig) -> Inputs:
         assert config.data.path is not None, "a rule of RunConfig"
         batches = read_batches(config.data.path)
         report = f"{config.data.path}: {len(batches)} recorded batches, {sum(map(len, batches))} pairs"
-        return Inputs(tokenizer, ends, (report,), TokenTable.empty(), batches=batches)
+        held_out, lines = load_held_out(config.data, config.method, tokenizer, ends)
+        return Inputs(tokenizer, ends, (report, *lines), TokenTable.empty(), held_out, batches)
     tables = load_tables(config.data, config.method, tokenizer, ends)
     lines = (line for report in tables.reports for line in report.lines())
     return Inputs(tokenizer, ends, (*lines, opening_note(tokenizer)), tables.train, tables.held_out)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
+from cluster.run.held_out import HeldOut
 from cluster.sources.base import BatchSource, Metrics
 from cluster.workers.learner_group import LearnerGroup
 
@@ -24,6 +25,7 @@ def run_steps(
     source: BatchSource,
     checkpointer: Checkpointer,
     callbacks: Callbacks,
+    held_out: HeldOut,
     progress: Progress,
     total_steps: int,
 ) -> None:
@@ -40,6 +42,7 @@ def run_steps(
         metrics = _with_added_times(batch.metrics | done.metrics, after)
         idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
+        metrics |= held_out.metrics(step)
         callbacks.on_step(StepResult(step, batch, metrics))
         if checkpointer.due(step) or step == total_steps:
             callbacks.on_checkpoint(step, checkpointer.save(step))

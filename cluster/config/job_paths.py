@@ -35,7 +35,14 @@ def anchored(config: RunConfig, here: Path, home: Path | None) -> RunConfig:
     return config.model_copy(
         update={
             "output_dir": str(_under(config.output_dir, "output_dir", home)),
-            "data": data.model_copy(update={"path": found(data.path), "chat_template": found(data.chat_template)}),
+            "data": data.model_copy(
+                update={
+                    "path": found(data.path),
+                    "sources": tuple(s.model_copy(update={"path": found(s.path)}) for s in data.sources),
+                    "held_out": found(data.held_out) if isinstance(data.held_out, str) else data.held_out,
+                    "chat_template": found(data.chat_template),
+                }
+            ),
             "model": model.model_copy(update={"path": found(model.path), "tokenizer": found(model.tokenizer)}),
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MOST_REASONS = 50
@@ -33,9 +34,16 @@ class DataReport:
         """Count a row that can't be used."""
         self._count(self.dropped, reason, where)
 
-    def note(self, remark: str, where: str) -> None:
-        """Count a row that is used, but not as it stands."""
-        self._count(self.noted, remark, where)
+    def notes_of(self, where: str) -> Callable[[str], None]:
+        """Takes remarks about one row, which is used but not as it stands; the same remark counts once."""
+        made: set[str] = set()
+
+        def note(remark: str) -> None:
+            if remark not in made:
+                made.add(remark)
+                self._count(self.noted, remark, where)
+
+        return note
 
     def lines(self) -> list[str]:
         """One line for the rows, one for each reason and remark, most frequent first."""

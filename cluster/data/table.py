@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -14,7 +14,7 @@ from cluster.config.sections import DataConfig
 from cluster.data.conversation import Unusable
 from cluster.data.report import DataReport
 from cluster.data.rows import RawRow, RowSource
-from cluster.data.samples import NoColumns, Sample, pair_sample, supervised_samples
+from cluster.data.samples import NoColumns, Note, Sample, pair_sample, supervised_samples
 from cluster.data.tokens import Ids, Texts, Tokenisation, Tokens
 from contracts.errors import UserError
 
@@ -76,47 +76,58 @@ def usable_rows(
     Raises:
         UserError: no row has the named columns.
     """
-    texts = _texts(rows, data, method, tokenisation, report)
-    while chunk := list(islice(texts, CHUNK_SAMPLES)):
-        notes = [partial(report.note, where=where) for where, _, _ in chunk]
-        encoded = tokenisation.tokens([text for _, _, text in chunk], notes)
-        for (where, beginning, _), tokens, note in zip(chunk, encoded, notes, strict=True):
+    samples = _samples(rows, data, method, tokenisation, report)
+    while chunk := list(islice(samples, CHUNK_SAMPLES)):
+        encoded = tokenisation.tokens([made.texts for made in chunk], [made.note for made in chunk])
+        for made, tokens in zip(chunk, encoded, strict=True):
             try:
                 if isinstance(tokens, Unusable):
                     raise tokens
-                yield beginning, fitted(tokens, data, note)
+                yield made.beginning, fitted(tokens, data, made.note)
             except Unusable as reason:
-                report.drop(str(reason), where)
+                report.drop(str(reason), made.where)
 
 
-def _texts(
+class _Rendered(NamedTuple):
+    """A sample as text."""
+
+    where: str
+    """Of its row."""
+    note: Note
+    beginning: str
+    """What its conversation begins with."""
+    texts: Texts
+
+
+def _samples(
     rows: Iterator[RawRow], data: DataConfig, method: str, tokenisation: Tokenisation, report: DataReport
-) -> Iterator[tuple[str, str, Texts]]:
-    """The samples of all rows as text, each with its row's place and what the conversation begins with."""
+) -> Iterator[_Rendered]:
+    """The samples of all rows as text."""
     columns: str | None = None
     without = 0
     for row in rows:
         report.read += 1
-        note = partial(report.note, where=row.where)
+        note = report.notes_of(row.where)
         try:
             samples: list[Sample] = (
                 [pair_sample(row.values, data, note)]
                 if method == "offline"
                 else supervised_samples(row.values, data, note)
             )
-            texts = [(row.where, sample.beginning, tokenisation.texts(sample, note)) for sample in samples]
+            texts = [tokenisation.texts(sample, note) for sample in samples]
         except Unusable as reason:
             report.drop(str(reason), row.where)
             if isinstance(reason, NoColumns):
                 without += 1
                 columns = columns or f"{reason}; the columns are {', '.join(row.values) or '(none)'}"
             continue
-        yield from texts
+        for sample, text in zip(samples, texts, strict=True):
+            yield _Rendered(row.where, note, sample.beginning, text)
     if columns and without == report.read:
         raise UserError(f"data.path {report.source}: {columns}")
 
 
-def fitted(tokens: Tokens, data: DataConfig, note: Callable[[str], None]) -> tuple[Ids, ...]:
+def fitted(tokens: Tokens, data: DataConfig, note: Note) -> tuple[Ids, ...]:
     """Within ``max_length``: the prompt loses tokens on its left, then the responses on their right.
 
     Raises:

@@ -277,6 +277,14 @@ def test_a_prompt_that_its_conversations_do_not_ask_is_ignored_and_counted(chat:
     assert report.noted["whose prompt is ignored: chosen is a conversation and its prompt is another"] == 1
 
 
+def test_a_remark_counts_a_row_once(chat: str, tmp_path: Path) -> None:
+    """Both sides end with a user turn; and the rows of an array on one line are at one place."""
+    row = {"chosen": conversation("q", "a", "r"), "rejected": conversation("q", "b", "r")}
+    (tmp_path / "d.json").write_text(json.dumps([row] * 3))
+    _, report = table_of(tmp_path / "d.json", chat, "offline")
+    assert report.noted == {"with turns after the last assistant turn, which are left out": 3}
+
+
 def test_every_assistant_turn_can_be_a_row_of_its_own(chat: str, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", [messages(*conversation("q", "a", "r", "", "s", "b"))])
     table, report = table_of(path, chat, turns="all")

@@ -34,6 +34,10 @@ class SpecialText:
         special = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special or i in ends}
         self._tokenizer = tokenizer
         self._ids = {str(tokenizer.convert_ids_to_tokens(i)): i for i in sorted(special)}
+        self.names = frozenset(self._ids)
+        """Of all special tokens."""
+        self.added = frozenset(special & added.keys())
+        """Ids of those at which a text is split before it is tokenised."""
         self._names = [name for name in self._ids if name and name not in allowed]
         longest_first = sorted(self._names, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

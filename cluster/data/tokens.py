@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,15 @@ from cluster.data.ends import EndTokens
 from cluster.data.rendering import ChatTemplate
 from cluster.data.samples import Dialogue, Note, Sample
 from cluster.data.special_text import SpecialText
-from cluster.data.tokenizer import opening
+from cluster.data.tokenizer import opening, vocabulary_size
+from contracts.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from tokenizers import Encoding
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+HEADERS, HEADER_CHARACTERS = 1000, 100
+"""Ends of prompts, after their last special token, whose ids are remembered, and the longest of them."""
 Ids = NDArray[np.int32]
 
 MERGED = "whose response begins within a token of the prompt; the split is before that token"
@@ -57,12 +61,18 @@ class Tokenisation:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: EndTokens, data: DataConfig | None = None) -> None:
         """
         Raises:
-            UserError: the chat template makes a role's header part of every response.
+            UserError: ``data.content_tokens`` names something else.
         """
         self.tokenizer, self.ends = tokenizer, ends
         self.template = ChatTemplate.of(tokenizer, data)
-        self._special = SpecialText(tokenizer, ends.ids, data.content_tokens if data else ())
+        allowed = data.content_tokens if data else ()
+        self._special = SpecialText(tokenizer, ends.ids, allowed)
+        if unknown := [name for name in allowed if name not in self._special.names]:
+            raise UserError(f"data.content_tokens {', '.join(unknown)}: no special token of this tokenizer")
         self._opening = opening(tokenizer)
+        self._splits = np.zeros(vocabulary_size(tokenizer), bool)
+        self._splits[list(self._special.added)] = True
+        self._headers: dict[str, list[int]] = {}
         self._checked = False
 
     def texts(self, sample: Sample, note: Note) -> Texts:
@@ -88,7 +98,7 @@ class Tokenisation:
                 raise Unusable("with text that is no Unicode (half of a surrogate pair)")
         return texts
 
-    def prompt_ids(self, prompt: str | Messages) -> list[int]:
+    def prompt_ids(self, prompt: str | Messages, tools: list[dict[str, Any]] | None = None) -> list[int]:
         """Token ids of a prompt alone, as an engine is given it.
 
         Raises:
@@ -97,26 +107,57 @@ class Tokenisation:
         """
         if isinstance(prompt, str):
             return self._opened(self._encode([prompt])[0], templated=False)
-        marked = self._special.occurs(prompt)
-        text = self.template.render(self._special.marked(prompt) if marked else prompt, add_generation_prompt=True)
+        marked = self._special.occurs([*prompt, *(tools or ())])
+        if marked:
+            prompt, tools = self._special.marked(prompt), self._special.marked(tools)
+        text = self.template.render(prompt, tools, add_generation_prompt=True)
         return self._special.encode(text) if marked else self._encode([text])[0]
 
     def tokens(self, chunk: Sequence[Texts], notes: Sequence[Note]) -> list[Tokens | Unusable]:
         """Each sample as token ids, or why it can't be used."""
-        plain = [i for i, texts in enumerate(chunk) if not texts.marked]
-        flat = [text for i in plain for text in (chunk[i].prompt, *chunk[i].wholes)]
-        encoded = iter(self._encode(flat)) if flat else iter(())
+        encoded = iter(self._encoded([texts for texts in chunk if not texts.marked]))
         results: list[Tokens | Unusable] = []
         for texts, note in zip(chunk, notes, strict=True):
             try:
                 if texts.marked:
                     ids = [self._special.encode(text) for text in (texts.prompt, *texts.wholes)]
                 else:
-                    ids = [next(encoded) for _ in range(1 + len(texts.wholes))]
+                    ids = next(encoded)
                 results.append(self._split(texts, ids, note))
             except Unusable as reason:
                 results.append(reason)
         return results
+
+    def _encoded(self, chunk: Sequence[Texts]) -> list[list[list[int]]]:
+        """Ids of the prompt alone and of each whole, of samples in which nothing is marked."""
+        if not chunk:
+            return []
+        batch = self._batch([whole for texts in chunk for whole in texts.wholes])
+        ids, encodings = iter(batch["input_ids"]), iter(batch.encodings or ())
+        wholes = [[next(ids) for _ in texts.wholes] for texts in chunk]
+        asked: list[list[int] | None] = [None] * len(chunk)
+        if batch.encodings:
+            of_wholes = [[next(encodings) for _ in texts.wholes] for texts in chunk]
+            asked = [self._asked(t.prompt, w[0], e[0]) for t, w, e in zip(chunk, wholes, of_wholes, strict=True)]
+        rest = iter(self._encode([texts.prompt for texts, found in zip(chunk, asked, strict=True) if found is None]))
+        return [[next(rest) if a is None else a, *w] for a, w in zip(asked, wholes, strict=True)]
+
+    def _asked(self, prompt: str, whole: list[int], encoding: Encoding) -> list[int] | None:
+        """Ids of the prompt alone, out of those of the whole: special tokens split a text, so only what follows the
+        prompt's last one is tokenised again. That is mostly the same header in all rows. None where it is long."""
+        for place in np.flatnonzero(self._splits[whole])[::-1].tolist():
+            start, _ = encoding.token_to_chars(place)
+            if start < len(prompt):
+                tail = prompt[start:]
+                return [*whole[:place], *self._header(tail)] if len(tail) <= HEADER_CHARACTERS else None
+        return None
+
+    def _header(self, text: str) -> list[int]:
+        if text not in self._headers:
+            if len(self._headers) >= HEADERS:
+                self._headers.clear()
+            (self._headers[text],) = self._encode([text])
+        return self._headers[text]
 
     def _rendered(self, sample: Dialogue) -> Texts:
         prompt, responses, tools = sample.prompt, sample.responses, sample.tools
@@ -128,10 +169,11 @@ class Tokenisation:
         return Texts(asked, wholes, templated=True, marked=marked)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
-        )["input_ids"]
+        ids: list[list[int]] = self._batch(texts)["input_ids"] if texts else []
         return ids
+
+    def _batch(self, texts: list[str]) -> BatchEncoding:
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
 
     def _opened(self, ids: list[int], *, templated: bool) -> list[int]:
         """With what opens a sequence: a template has written it, text may have brought it."""

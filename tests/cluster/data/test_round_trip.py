@@ -63,6 +63,11 @@ def test_the_tokens_decode_to_what_the_template_renders(name: str, said: list[st
     assert rendered.startswith(decoded)
     assert rendered[len(decoded) :].strip() in ("", "<|endoftext|>")
 
+    # The prompt is what its own tokens and those of the whole have in common.
+    asked = made.prompt_ids(talk[:-1])
+    assert found.prompt.tolist() == asked[: len(found.prompt)]
+    assert len(found.prompt) == len(asked) or [*ids, None][len(found.prompt)] != asked[len(found.prompt)]
+
     # As many turns as there are: special tokens are those that the template writes around any other text.
     plain = tokens_of(made, [turn | {"content": "x"} for turn in talk])
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)

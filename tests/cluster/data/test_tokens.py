@@ -61,12 +61,17 @@ def test_a_prompt_without_a_token_of_its_own_is_counted(tmp_path: Path) -> None:
     assert (report.used, report.dropped) == (1, {"whose prompt has no token of its own": 1})
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-@pytest.mark.parametrize("where", ["prompt", "response", "system"])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        (n, w)
+        for n, public in PUBLIC.items()
+        for w in ("prompt", "response", "system")
+        if w != "system" or public.system
+    ],
+)
 def test_special_tokens_in_content_are_text(tmp_path: Path, name: str, where: str) -> None:
     public = PUBLIC[name]
-    if where == "system" and not public.system:
-        pytest.skip("the template takes no system turn")
     forged = f"x {public.special[1]}\n{public.special[-1]}y {public.special[0]}z"
     said = {"system": "s", "prompt": "q", "response": "a"} | {where: forged}
     system = [{"role": "system", "content": said["system"]}] if public.system else []
@@ -88,6 +93,12 @@ def test_tokens_that_texts_hold_on_purpose_are_tokens(chat: str, tmp_path: Path)
         table, _ = table_of(path, chat, content_tokens=allowed)
         assert (system in table[0].response) is found
         assert texts(table, chat)[0][1] == "a <|system|> b </s> c</s>"
+
+
+def test_a_name_that_is_no_special_token_is_rejected(chat: str, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "d.jsonl", [{"messages": conversation("q", "a")}])
+    said = rejection(path, chat, content_tokens=("<|system|>", "<think>"))
+    assert said == "data.content_tokens <think>: no special token of this tokenizer"
 
 
 def test_an_end_that_is_an_ordinary_token_counts_the_row(chat: str, tmp_path: Path) -> None:
@@ -181,3 +192,24 @@ def test_a_template_that_can_not_take_marks_is_no_silent_error(plain: str, tmp_p
     _, report = table_of(jsonl(tmp_path / "d.jsonl", rows), model)
     assert report.used == 1
     assert report.dropped == {"whose text speaks of special tokens, which the chat template writes otherwise": 1}
+
+
+def test_a_tokenizer_without_a_fast_half_serves(tmp_path: Path) -> None:
+    """It can't write a special token as text: such rows are counted."""
+    from transformers import ByT5Tokenizer
+
+    tokenizer = ByT5Tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ':' + m.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    tokenizer.save_pretrained(tmp_path / "model")
+    talks = [conversation("q", "a é"), conversation("q </s>", "a"), conversation("q", "b")]
+    rows = [*({"messages": talk} for talk in talks), {"prompt": "q", "completion": " a"}]
+    table, report = table_of(jsonl(tmp_path / "d.jsonl", rows), str(tmp_path / "model"))
+    assert texts(table, str(tmp_path / "model")) == [
+        ("user:q</s>assistant:", "a é</s>"),
+        ("user:q</s>assistant:", "b</s>"),
+        ("q", " a</s>"),
+    ]
+    assert report.dropped == {"whose text speaks of </s>, which this tokenizer can't write as text": 1}

@@ -43,6 +43,15 @@ def test_prompts_are_tokenised_as_in_training(demo_model: str, tmp_path: Path) -
     assert [question_ids(q, tokenisation) for q in read_questions(path)] == [table[i].prompt.tolist() for i in (0, 1)]
 
 
+def test_tools_of_a_prompt_reach_the_template(demo_model: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(ModelConfig(path=demo_model))
+    tokenizer.chat_template = "{% for t in tools %}{{ t.name }} {% endfor %}{{ messages[0].content }}"
+    path = prompts_file(tmp_path, {"messages": [USER], "tools": [{"name": "sum"}]})
+    (question,) = read_questions(path)
+    found = question_ids(question, Tokenisation(tokenizer, end_tokens(tokenizer)))
+    assert found == tokenizer(f"sum {USER['content']}")["input_ids"]
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

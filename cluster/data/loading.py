@@ -133,4 +133,8 @@ def _added(
 
     hidden = True if source.size_bytes < LARGE_BYTES else None  # None: where the output is no terminal
     with tqdm(total=source.count, desc=source.path, unit=" rows", unit_scale=True, disable=hidden) as bar:
-        return add_rows(source, data, method, tokenisation, builders, lambda rows: bar.update(rows - bar.n) and None)
+
+        def read(rows: int) -> None:
+            bar.update(rows - bar.n)
+
+        return add_rows(source, data, method, tokenisation, builders, read)

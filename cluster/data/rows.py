@@ -73,12 +73,13 @@ def find_rows(path: str, split: str) -> RowSource:
 def _files_rows(files: list[Path], root: Path) -> Iterator[RawRow]:
     for file in files:
         name = file.relative_to(root)
+        rows: Iterator[tuple[int, dict[str, Any]]]
         if kind(file) == ".parquet":
             rows = enumerate(_parquet_rows(file), 1)
         elif kind(file) == ".arrow":
             rows = enumerate(_arrow_rows(file), 1)
         else:
-            rows = json_rows(file, "data.path")  # type: ignore[assignment]
+            rows = json_rows(file, "data.path")
         yield from (RawRow(f"{name}:{number}", row) for number, row in rows)
 
 

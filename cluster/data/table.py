@@ -121,6 +121,9 @@ def _samples(
                 without += 1
                 columns = columns or f"{reason}; the columns are {', '.join(row.values) or '(none)'}"
             continue
+        except RecursionError:  # a reader's limit may be higher than that of what walks through the values
+            report.drop("whose values are nested too deeply", row.where)
+            continue
         for sample, text in zip(samples, texts, strict=True):
             yield _Rendered(row.where, note, sample.beginning, text)
     if columns and without == report.read:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from support.paths import REPOSITORY
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 ALTERNATE = (
@@ -108,7 +110,7 @@ def public_tokenizer(name: str) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     bpe.train_from_iterator([PROSE * 3], trainer)
-    if public.kind != "bytes":  # the bytes are ordinary tokens of the vocabulary
+    if public.kind != "bytes":
         bpe = _without_added_bytes(bpe, public.special)
     bpe.add_special_tokens(
         [AddedToken(token, rstrip=token in public.rstrip, normalized=False) for token in public.special]
@@ -122,12 +124,11 @@ def public_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _without_added_bytes(bpe: object, special: tuple[str, ...]) -> object:
-    import json
-
+def _without_added_bytes(bpe: Tokenizer, special: tuple[str, ...]) -> Tokenizer:
+    """The bytes as ordinary tokens of the vocabulary."""
     from tokenizers import Tokenizer
 
-    written = json.loads(bpe.to_str())  # type: ignore[attr-defined]
+    written = json.loads(bpe.to_str())
     written["added_tokens"] = [token for token in written["added_tokens"] if token["content"] in special]
     return Tokenizer.from_str(json.dumps(written))
 

@@ -277,6 +277,15 @@ def test_a_prompt_that_its_conversations_do_not_ask_is_ignored_and_counted(chat:
     assert report.noted["whose prompt is ignored: chosen is a conversation and its prompt is another"] == 1
 
 
+def test_values_that_are_nested_too_deeply_are_counted(chat: str, tmp_path: Path) -> None:
+    deep = '{"messages": [{"role": "user", "content": "q", "x": ' + "[" * 700 + "]" * 700 + "}]}\n"
+    path = jsonl(tmp_path / "d.jsonl", [messages(Q, A)])
+    with path.open("a") as file:
+        file.write(deep)
+    _, report = table_of(path, chat)
+    assert (report.used, report.dropped) == (1, {"whose values are nested too deeply": 1})
+
+
 def test_a_remark_counts_a_row_once(chat: str, tmp_path: Path) -> None:
     """Both sides end with a user turn; and the rows of an array on one line are at one place."""
     row = {"chosen": conversation("q", "a", "r"), "rejected": conversation("q", "b", "r")}

@@ -15,8 +15,8 @@ from contracts.errors import UserError, first_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
-BATCH_ROWS = 1000
-"""Rows of a Parquet file in memory at a time."""
+BATCH_ROWS = 200
+"""Rows of a Parquet or Arrow file that are Python objects at a time."""
 
 
 @dataclass(frozen=True)

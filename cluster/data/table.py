@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +17,9 @@ from cluster.data.samples import NoColumns, Note, Sample, pair_sample, supervise
 from cluster.data.tokens import Ids, Texts, Tokenisation, Tokens
 from contracts.errors import UserError
 
-CHUNK_SAMPLES = 256
-"""Samples tokenised at a time. The tokenizer takes some 200 bytes a token while it does so."""
+CHUNK_SAMPLES, CHUNK_CHARACTERS = 256, 1 << 20
+"""Samples tokenised at a time: at most so many, and no more after so many characters. The tokenizer takes some hundred
+bytes a token while it does so."""
 TRUNCATED_PROMPT = "over max_length, whose prompt lost tokens on its left"
 TRUNCATED_RESPONSE = "over max_length, whose response lost its end and so has no end token"
 
@@ -76,8 +76,7 @@ def usable_rows(
     Raises:
         UserError: no row has the named columns.
     """
-    samples = _samples(rows, data, method, tokenisation, report)
-    while chunk := list(islice(samples, CHUNK_SAMPLES)):
+    for chunk in _chunks(_samples(rows, data, method, tokenisation, report)):
         encoded = tokenisation.tokens([made.texts for made in chunk], [made.note for made in chunk])
         for made, tokens in zip(chunk, encoded, strict=True):
             try:
@@ -97,6 +96,19 @@ class _Rendered(NamedTuple):
     beginning: str
     """What its conversation begins with."""
     texts: Texts
+
+
+def _chunks(samples: Iterator[_Rendered]) -> Iterator[list[_Rendered]]:
+    chunk: list[_Rendered] = []
+    characters = 0
+    for made in samples:
+        chunk.append(made)
+        characters += sum(map(len, made.texts.wholes))
+        if len(chunk) == CHUNK_SAMPLES or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
 def _samples(

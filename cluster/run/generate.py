@@ -34,6 +34,8 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
         raise UserError(f"method {config.method}: only method sapo generates pairs")
     inputs = read_inputs(config)
     with ExitStack() as stack:
+        recorder = PairRecorder(out)
+        stack.callback(recorder.close)
         log = RunLog(config.name)
         stack.callback(log.close)
         for line in inputs.report:
@@ -57,8 +59,6 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
         pool = ActorPool(factory, buffer, FailurePolicy(Limits()), log.logger, config.cluster.start_timeout_s)
         stack.callback(pool.shutdown)
         pool.add(config.generation.actors)
-        recorder = PairRecorder(out)
-        stack.callback(recorder.close)
         written = 0
         for step in range(batches):
             draw = buffer.resolve(wait_for(buffer.draw_ref(), pool))

@@ -19,9 +19,9 @@ import torch
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
-from cluster.weights.messages import Ack
 from cluster.weights.publisher import Publisher
 from cluster.weights.staging import StagedVersions
+from learner.messages import Ack
 from support.engines import SEQUENCES, largest_difference, start_actor
 from support.models import save_llama, token_logps
 

@@ -26,7 +26,7 @@ def test_the_backend_is_the_hardwares_unless_one_is_asked_for(wanted, use_gpu, n
     assert choose_backend(wanted, use_gpu, nodes) == chosen
 
 
-def test_the_driver_loads_neither_vllm_nor_torch_with_them():
-    code = "import sys, cluster.weights.messages; print({'torch', 'vllm'} & set(sys.modules))"
+def test_the_answers_to_a_publication_are_read_without_vllm_or_torch():
+    code = "import sys, learner.messages; print({'torch', 'vllm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

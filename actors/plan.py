@@ -9,8 +9,14 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import DTypeLike, NDArray
 
+from actors.token_table import Share
+
 ROUNDS = 6
 """Rounds of the Feistel permutation; four already pass for random (Luby and Rackoff, 1988)."""
+BLOCK = 4096
+"""Visits within which several datasets come in the proportion of their weights."""
+MIX_KEYS = 1 << 40
+"""Keys of permutations from here on belong to the mixing of datasets; those below are epochs."""
 SHORT_MARGIN = 3
 """A response shorter than the segment and this many tokens is rewritten whole (the paper's code)."""
 
@@ -45,16 +51,57 @@ class Plan:
     """N; None rewrites whole responses."""
     responses_per_prompt: int
     """K"""
+    shares: tuple[Share, ...] = ()
+    """Datasets that are drawn in proportion to their weights; () draws all rows alike."""
 
     def item(self, index: int) -> PlanItem:
         rows = len(self.response_lengths)
         visit = index // self.responses_per_prompt
-        epoch, place = divmod(visit, rows)
-        row = permuted(place, rows, (self.seed, epoch))
+        epoch = visit // rows
+        if self.shares:
+            row = mixed_row(visit, self.shares, self.seed)
+        else:
+            row = permuted(visit % rows, rows, (self.seed, epoch))
         cut_draw = _random_words((self.seed, visit), 1, stream=1)[0]
         start, end = cut(int(self.response_lengths[row]), self.segment_length, cut_draw)
         seed = _random_words((self.seed, index), 1, stream=2)[0] >> 1
         return PlanItem(index, row, epoch, start, end, seed)
+
+
+def mixed_row(visit: int, shares: tuple[Share, ...], seed: int) -> int:
+    """The row of a visit to datasets that are drawn in proportion to their weights.
+
+    Every ``BLOCK`` of visits has the same even pattern of datasets. The visits of one dataset pass over its rows again
+    and again, in an order of each pass's own: no row comes twice before all have come once.
+    """
+    pattern = _pattern(tuple(share.weight for share in shares))
+    block, place = divmod(visit, BLOCK)
+    number = int(pattern.number[place])
+    share = shares[number]
+    past, at = divmod(block * int(pattern.quota[number]) + int(pattern.earlier[place]), share.rows)
+    return share.first + permuted(at, share.rows, (seed, MIX_KEYS * (1 + number) + past))
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """Which dataset each visit of a block is of."""
+
+    quota: NDArray[np.int64]
+    """int64 [datasets]: visits of each in a block, in proportion to the weights, at least one."""
+    number: NDArray[np.int64]
+    """int64 [BLOCK]: the visit's dataset."""
+    earlier: NDArray[np.int64]
+    """int64 [BLOCK]: visits of the same dataset before it in the block."""
+
+
+@lru_cache(maxsize=16)
+def _pattern(weights: tuple[float, ...]) -> _Pattern:
+    quota = np.maximum(1, np.array(weights) / sum(weights) * BLOCK).astype(np.int64)
+    quota[quota.argmax()] += BLOCK - quota.sum()
+    number = np.repeat(np.arange(len(quota)), quota)
+    earlier = np.concatenate([np.arange(count) for count in quota])
+    order = np.argsort((earlier + 0.5) / quota[number], kind="stable")  # each dataset's visits evenly over the block
+    return _Pattern(quota, number[order], earlier[order])
 
 
 def cut(response_length: int, segment_length: int | None, draw: int) -> tuple[int, int]:

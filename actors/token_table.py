@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -56,18 +57,71 @@ class Ragged:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Rows of one dataset, and how often they are drawn."""
+
+    first: int
+    rows: int
+    """They are the rows [first, first + rows) of the table."""
+    weight: float
+    """Relative to the other shares of the table."""
+
+
+class RaggedBuilder:
+    """Sequences one after another into one growing array: 4 bytes a token, and an eighth more while it grows."""
+
+    def __init__(self) -> None:
+        # array.array grows in place (realloc moves large blocks without copying them); a list of arrays would be
+        # copied at the end, with twice the memory.
+        self._flat, self._offsets = array("i"), array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def add(self, tokens: Tokens) -> None:
+        self._flat.frombytes(as_token_ids(tokens).tobytes())
+        self._offsets.append(len(self._flat))
+
+    def ragged(self) -> Ragged:
+        """What was added, as views: nothing may be added after that."""
+        return Ragged(np.frombuffer(self._flat, np.int32), np.frombuffer(self._offsets, np.int64))
+
+
+class TableBuilder:
+    """Rows one after another into a table."""
+
+    def __init__(self, columns: int) -> None:
+        """``columns``: 2 (prompt, response) or 3 (prompt, chosen, rejected)."""
+        self._columns = tuple(RaggedBuilder() for _ in range(columns))
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def add(self, row: Sequence[Tokens]) -> None:
+        for column, tokens in zip(self._columns, row, strict=True):
+            column.add(tokens)
+
+    def table(self, shares: tuple[Share, ...] = ()) -> TokenTable:
+        """What was added; nothing may be added after that."""
+        prompts, responses, *rejected = (column.ragged() for column in self._columns)
+        return TokenTable(prompts, responses, rejected[0] if rejected else None, shares)
+
+
+@dataclass(frozen=True)
 class TokenTable:
     """Tokenised rows."""
 
     prompts: Ragged
     responses: Ragged
     rejected: Ragged | None = None
+    shares: tuple[Share, ...] = ()
+    """Of the datasets that the rows come from; () where all rows are drawn alike."""
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[Tokens]]) -> TokenTable:
         """From (prompt ids, response ids) or (prompt ids, chosen ids, rejected ids) rows."""
-        columns = list(zip(*rows, strict=True))
-        return cls(*(Ragged.of(column) for column in columns))
+        prompts, responses, *rejected = (Ragged.of(column) for column in zip(*rows, strict=True))
+        return cls(prompts, responses, rejected[0] if rejected else None)
 
     @classmethod
     def empty(cls) -> TokenTable:

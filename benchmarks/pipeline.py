@@ -118,12 +118,12 @@ def _peer(path: str, steps: int) -> None:
     from benchmarks import paper_way
     from cluster.config.loading import load_config
     from cluster.data.ends import read_ends
-    from cluster.data.table import load_table
+    from cluster.data.loading import load_tables
     from cluster.data.tokenizer import load_tokenizer
 
     config = load_config(path)
-    tokenizer = load_tokenizer(config.model, config.data.chat_template)
-    table, _ = load_table(config.data, config.method, tokenizer, read_ends(config.model, tokenizer))
+    tokenizer = load_tokenizer(config.model, config.data.chat_template, config.data.bos)
+    table = load_tables(config.data, config.method, tokenizer, read_ends(config.model, tokenizer)).train
     seconds = paper_way.train(config, table, tokenizer.eos_token_id, steps)[WARM_STEPS:]
     pairs_per_s = len(seconds) * config.learner.batch_size / sum(seconds)
     print(json.dumps({"pairs_per_s": pairs_per_s, "learner_idle": 0.0, "actors_idle": 0.0}))

@@ -55,7 +55,7 @@ class Passes:
             real = number < len(batches)
             batch = (batches[number] if real else self.filler).to(self._device)
             logps = self._engine(batch)
-            reference = self._reference_rows(batch, references if real else [FILLER_SCORE])
+            reference = self._reference_rows(batch, references if real else [FILLER_SCORE], self._objective)
             loss, metrics = self._objective.fn(Scores(logps, batch.counts, reference))
             if not real:
                 loss, metrics = logps.sum() * 0.0, {name: torch.zeros_like(v) for name, v in metrics.items()}
@@ -89,6 +89,33 @@ class Passes:
         return fresh
 
     @torch.no_grad()
+    def evaluate(
+        self,
+        pairs: Sequence[PreferencePair],
+        references: Sequence[ReferenceScore | None],
+        objective: Objective,
+        global_pairs: int,
+    ) -> dict[str, float]:
+        """Loss and metrics of pairs that are not trained on, means over all ranks' ``global_pairs``.
+
+        Args:
+            references: of the pairs; unused by an objective without a reference.
+            objective: may be another than that of the steps.
+        """
+        totals = Totals(self._device)
+        batches = pack(pairs, self._tokens_per_batch, self._mode, chosen_only=not objective.needs_rejected)
+        with self._evaluating():
+            for number in range(self._most(len(batches))):
+                real = number < len(batches)
+                batch = (batches[number] if real else self.filler).to(self._device)
+                logps = self._engine.module(batch)
+                reference = self._reference_rows(batch, references if real else [FILLER_SCORE], objective)
+                loss, metrics = objective.fn(Scores(logps, batch.counts, reference))
+                weight = float(real)
+                totals.add(loss * weight, {n: v * weight for n, v in metrics.items()}, batch.tokens if real else 0)
+        return totals.means(global_pairs)
+
+    @torch.no_grad()
     def score_tokens(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """float32 [tokens - 1] for each sequence: log-probability in nats of every token but the first, under the
         weights that the module holds. The same sequences on every rank."""
@@ -100,9 +127,11 @@ class Passes:
                 for batch in pack([record], 1, self._mode, chosen_only=True)
             ]
 
-    def _reference_rows(self, batch: PackedBatch, references: Sequence[ReferenceScore | None]) -> Tensor | None:
+    def _reference_rows(
+        self, batch: PackedBatch, references: Sequence[ReferenceScore | None], objective: Objective
+    ) -> Tensor | None:
         """float32 [pairs, 5]; None for objectives without a reference."""
-        if not self._objective.needs_reference:
+        if not objective.needs_reference:
             return None
         rows = [score.logps for i in batch.pairs if (score := references[i])]
         return torch.from_numpy(np.stack(rows)).to(self._device)

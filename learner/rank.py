@@ -19,6 +19,7 @@ from torch import nn
 from contracts.errors import UserError, first_line
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
+from learner.config import ObjectiveConfig
 from learner.loss.objectives import resolve_objective
 from learner.loss.reference import Reference
 from learner.messages import SKIPPED, Ack, Address, RankSpec, StepReport
@@ -164,6 +165,21 @@ class LearnerRank:
         }
         usable = [score if score is not None and np.isfinite(score.logps).all() else None for score in fresh]
         return StepReport(metrics | {"grad_norm": grad_norm, "lr": lr, SKIPPED: float(skipped)} | times, usable)
+
+    @naming_the_switch()
+    def evaluate(self, pairs: list[PreferencePair], global_pairs: int, chosen_only: bool) -> dict[str, float]:
+        """Loss and metrics of the policy on pairs that are not trained on, means over ``global_pairs``. All ranks
+        together.
+
+        Args:
+            pairs: this rank's share.
+            chosen_only: the pairs have no rejected half: the supervised loss is taken where the objective needs one.
+        """
+        objective = self._objective
+        if chosen_only and objective.needs_rejected:
+            objective = resolve_objective(ObjectiveConfig(name="sft"))
+        scores = self._passes.score_under_reference(pairs, self.reference) if objective.needs_reference else []
+        return self._passes.evaluate(pairs, scores, objective, global_pairs)
 
     def stage(self, version: int) -> None:
         """Gather the EMA layer by layer and hand it to the sink. All ranks together."""

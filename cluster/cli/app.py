@@ -1,4 +1,4 @@
-"""The command line: ``sapo train | sft | eval | generate | actors | checkpoint | stop | config``.
+"""The command line: ``sapo train | sft | eval | generate | data | actors | checkpoint | stop | config``.
 
 What takes seconds to import (torch, Ray, vLLM) is imported by the commands that need it, when they run.
 """
@@ -14,6 +14,7 @@ import typer
 
 from cluster.cli.ask import actors, checkpoint, stop
 from cluster.cli.config import config
+from cluster.cli.data import data
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
 from cluster.cli.train import sft, train
@@ -29,7 +30,8 @@ rewrites segments of your responses, and the model learns to prefer the original
 
 **First run:** `python -m demo data`, `sapo sft configs/demo-sft.yaml`, `sapo train configs/demo.yaml`.
 
-**Your own:** copy configs/demo.yaml, set `model.path` and `data.path`; `sapo config --explain` explains every field.
+**Your own:** copy configs/demo.yaml, set `model.path` and `data.path`; `sapo config --explain` explains every field,
+and `sapo data my.yaml` shows what becomes of your data.
 Any field can be overridden on the command line: `sapo train my.yaml learner.steps=500 optimizer.lr=1e-6`.
 
 **On a cluster:** `ray job submit --working-dir . -- python -m cluster train my.yaml`.""",
@@ -44,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "checkpoint": checkpoint,
     "stop": stop,
     "config": config,
+    "data": data,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_origin
 
 import typer
 from rich.console import Console
@@ -44,9 +44,10 @@ def fields(section: type[Section], prefix: str = "") -> list[tuple[str, str, str
     rows = []
     for name, field in section.model_fields.items():
         inner = inner_section(field)
+        listed = get_origin(field.annotation) is tuple
         if inner is not None:
-            rows.extend(fields(inner, f"{prefix}{name}."))
-        else:
-            default = "required" if field.is_required() else json.dumps(field.default)
+            rows.extend(fields(inner, f"{prefix}{name}.0." if listed else f"{prefix}{name}."))
+        if inner is None or listed:
+            default = "required" if field.is_required() else json.dumps(field.default, default=str)
             rows.append((prefix + name, default, field.description or ""))
     return rows

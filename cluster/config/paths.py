@@ -41,7 +41,14 @@ def resolved(config: RunConfig, here: Path, home: Path | None) -> RunConfig:
     return config.model_copy(
         update={
             "output_dir": str(output),
-            "data": data.model_copy(update={"path": found(data.path), "chat_template": found(data.chat_template)}),
+            "data": data.model_copy(
+                update={
+                    "path": found(data.path),
+                    "sources": tuple(s.model_copy(update={"path": found(s.path)}) for s in data.sources),
+                    "held_out": found(data.held_out) if isinstance(data.held_out, str) else data.held_out,
+                    "chat_template": found(data.chat_template),
+                }
+            ),
             "model": model.model_copy(update={"path": found(model.path), "tokenizer": found(model.tokenizer)}),
         }
     )

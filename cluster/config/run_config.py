@@ -95,6 +95,14 @@ class RunConfig(Section):
         if learner.tokens_per_batch < self.data.max_length:
             remedy = f"one response must fit: at least data.max_length {self.data.max_length}"
             _reject("learner.tokens_per_batch", learner.tokens_per_batch, remedy)
+        if self.method == "replay" and self.data.path is None:
+            _reject(
+                "data.sources", [s.path for s in self.data.sources], "a recording is one file: name it in data.path"
+            )
+        if self.method == "replay" and isinstance(self.data.held_out, float):
+            _reject("data.held_out", self.data.held_out, "a recording is drawn as it is: name a dataset of pairs")
+        if self.method == "offline" and self.data.turns == "all":
+            _reject("data.turns", "all", "a pair has one response on each side: set last")
         if learner.offload_optimizer and learner.zero_stage == 0:
             _reject("learner.offload_optimizer", True, "needs learner.zero_stage 1, 2 or 3")
         if self.method == "sapo":

@@ -2,26 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from contracts.section import Count, NonNegative, NonNegativeFloat, PositiveFloat, Section
 
+RESERVED_VARIABLES = {
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "return_dict",
+    "strftime_now",
+    "chat_template",
+    "conversation",
+}
+"""Variables of a chat template, and arguments beside it, that rendering sets itself."""
+
+
+class DataSourceConfig(Section):
+    """One dataset of a run that learns from several."""
+
+    path: str = Field(description="File, folder or hub name, as data.path.")
+    split: str = Field("train", description="Split, where the dataset has several.")
+    weight: PositiveFloat = Field(1.0, description="Share of the rows drawn that are of this dataset, relative.")
+
 
 class DataConfig(Section):
     """Supervised rows (prompt, response), or preference pairs for method ``offline``."""
 
-    path: str = Field(description="JSONL or Parquet file, folder saved by `datasets`, or hub name.")
-    split: str = Field("train", description="Split, where the dataset has several.")
+    path: str | None = Field(
+        None,
+        description="JSON Lines (or an array), Parquet or Arrow file, folder of such files, folder saved by "
+        "`datasets`, or hub name. JSON may be compressed (.gz, .zst).",
+    )
+    sources: tuple[DataSourceConfig, ...] = Field(
+        (),
+        description="Several datasets in place of path: a list of {path, split, weight}. Rows of each are drawn in the "
+        "proportion of the weights.",
+    )
+    split: str = Field("train", description="Split, where the dataset of `path` has several.")
     messages_column: str = Field(
         "messages",
-        description="Column of a conversation (list of {role, content}); a preference dataset's `chosen` serves.",
+        description="Column of a conversation (list of {role, content}, or ShareGPT's {from, value}); a preference "
+        "dataset's `chosen` serves.",
     )
     prompt_column: str = Field("prompt", description="Prompt column of prompt/completion rows.")
     completion_column: str = Field("completion", description="Completion column of prompt/completion rows.")
     chosen_column: str = Field("chosen", description="Preferred response, method `offline`.")
     rejected_column: str = Field("rejected", description="Dispreferred response, method `offline`.")
+    system_column: str = Field("system", description="Column of a system turn; the conversation's own comes first.")
+    tools_column: str = Field("tools", description="Column of tool descriptions, which the chat template is given.")
+    turns: Literal["last", "all"] = Field(
+        "last",
+        description="last: the last assistant turn of a conversation is learned; all: every one, as a row of its own.",
+    )
     max_length: Count = Field(2048, description="Most tokens of prompt and response together.")
     max_prompt_length: Count = Field(1792, description="Most prompt tokens of a row that is over max_length.")
     long_prompts: Literal["drop", "truncate"] = Field(
@@ -29,12 +68,49 @@ class DataConfig(Section):
         description="What to do with a row over max_length whose prompt is over max_prompt_length: drop the row (the "
         "number of them is reported), or keep the prompt's last tokens (the paper's code).",
     )
+    long_responses: Literal["truncate", "drop"] = Field(
+        "truncate",
+        description="What to do with a row over max_length in which the prompt leaves too little room: cut the "
+        "response, which then has no end token (the paper's code), or drop the row. Both are counted.",
+    )
     chat_template: str | None = Field(
         None,
         description="File with a Jinja chat template, for tokenizers that have none (base models). It is saved with "
         "the trained model.",
     )
-    max_rows: Count | None = Field(None, description="Use only this many rows, the first usable ones; default: all.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="Variables that the chat template is given, such as {enable_thinking: false}."
+    )
+    template_date: date = Field(
+        date(2024, 7, 26),
+        description="What a chat template that prints today's date prints instead, so that the same data give the same "
+        "tokens on every day.",
+    )
+    bos: Literal["tokenizer", "template"] = Field(
+        "tokenizer",
+        description="tokenizer: conversations begin with one beginning-of-sequence token if the tokenizer puts one "
+        "before text, whether the chat template writes it or not (the template that is saved with the model then "
+        "does); template: with what the template writes.",
+    )
+    content_tokens: tuple[str, ...] = Field(
+        (),
+        description="Special tokens that texts of conversations hold on purpose, such as [THINK]. All others are plain "
+        "text there.",
+    )
+    max_rows: Count | None = Field(
+        None, description="Use only this many rows of each dataset, the first usable ones; default: all."
+    )
+    held_out: Annotated[float, Field(gt=0.0, le=0.5)] | str | None = Field(
+        None,
+        description="Rows that are evaluated and not trained on: a fraction of the data (rows with the same prompt "
+        "stay together), or the path of a dataset. Loss, and on pairs the margin too, are in the metrics as eval/*.",
+    )
+    held_out_rows: Count = Field(256, description="Most held-out rows that are evaluated: the first ones.")
+    held_out_every: Count = Field(50, description="Optimizer steps between evaluations of the held-out rows.")
+    cache_dir: str | None = Field(
+        "~/.cache/sapo",
+        description="Folder in which the tokens of large datasets are kept, by content; null: tokenise at every start.",
+    )
 
     @model_validator(mode="after")
     def _validate_lengths(self) -> DataConfig:
@@ -44,6 +120,25 @@ class DataConfig(Section):
                 f"it must be below data.max_length {self.max_length}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _validate_sources(self) -> DataConfig:
+        if self.path is None and not self.sources:
+            raise ValueError("path: required and not given; or data.sources")
+        if self.path is not None and self.sources:
+            raise ValueError(f"sources: set it or data.path {self.path}, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_template_kwargs(self) -> DataConfig:
+        if taken := sorted(RESERVED_VARIABLES & self.chat_template_kwargs.keys()):
+            raise ValueError(f"chat_template_kwargs {taken[0]}: data are rendered with this one set; name others")
+        return self
+
+    @property
+    def all_sources(self) -> tuple[DataSourceConfig, ...]:
+        """The datasets of the run, one or several."""
+        return self.sources or (DataSourceConfig(path=self.path or "", split=self.split),)
 
 
 class WeightsConfig(Section):

@@ -74,6 +74,8 @@ def _key(loc: tuple[int | str, ...], root: type[Section]) -> str:
         if section is None and isinstance(part, str):
             break
         parts.append(str(part))
+        if isinstance(part, int) and section is not None:  # one of a list of sections
+            continue
         field = section.model_fields.get(str(part)) if section else None
         section = inner_section(field) if field else None
     return ".".join(parts)
@@ -83,6 +85,8 @@ def _section_at(key: str, root: type[Section]) -> type[Section] | None:
     """The section under a dotted key."""
     section: type[Section] | None = root
     for part in key.split("."):
+        if part.isdecimal():  # one of a list of sections
+            continue
         field = section.model_fields.get(part) if section else None
         section = inner_section(field) if field else None
     return section

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.data.conversation import Unusable, render
+from cluster.data.conversation import Unusable
+from cluster.data.rendering import ANSWER, PROBE, ChatTemplate
 from contracts.errors import UserError, first_line
 from learner.config import ModelConfig
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 GENERATION_CONFIG = "generation_config.json"
-QUESTION, ANSWER = "How many days has a week?", "It has seven days."
-"""A conversation that every chat template takes; templates may strip white space around the answer."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class EndTokens:
     """Each once; the tokenizer's end-of-sequence token is the first."""
     closing: int
     """What is appended to a response that has none of them."""
-    tail: str | None
-    """What the chat template writes after the content of the last assistant turn; None where there is no template, or
-    none that tells."""
+    written: int | None
+    """How many of them the chat template writes after the content of the last assistant turn; None where there is no
+    template, or none that tells."""
     origin: str
     """Each token with where it comes from, for the log."""
 
@@ -62,7 +61,8 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, configured: Sequence[int] = (
     if closing is not None:
         origins.setdefault(closing, []).append("chat template")
     named = (f"{tokenizer.convert_ids_to_tokens(i)} ({', '.join(origin)})" for i, origin in origins.items())
-    return EndTokens(tuple(origins), eos if closing is None else closing, tail, ", ".join(named))
+    written = None if tail is None else sum(token in origins for token in _ids(tokenizer, tail))
+    return EndTokens(tuple(origins), eos if closing is None else closing, written, ", ".join(named))
 
 
 def configured_ends(path: str) -> tuple[int, ...]:
@@ -94,9 +94,8 @@ def _tail(tokenizer: PreTrainedTokenizerBase) -> str | None:
     show a plain answer as it is."""
     if tokenizer.chat_template is None:
         return None
-    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:
-        whole = render(turns, tokenizer, add_generation_prompt=False)
+        whole = ChatTemplate.of(tokenizer).render(PROBE, add_generation_prompt=False)
     except Unusable:  # the template rejects such a conversation: it wants a system turn, or tools
         return None
     _, answer, tail = whole.rpartition(ANSWER)
@@ -108,50 +107,6 @@ def _first_special(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special = (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
     return next((i for i in _ids(tokenizer, text) if i in special), None)
-
-
-def ended(ids: list[int], ends: EndTokens) -> list[int]:
-    """A response of plain text, up to its first end; ``ends.closing`` is appended if it has none."""
-    place = next(_places(ids, ends), None)
-    return [*ids, ends.closing] if place is None else ids[: place + 1]
-
-
-def closed(ids: list[int], text: str, ends: EndTokens, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A response that the template wrote, up to the first end that the template itself wrote.
-
-    An end that stands in the content, because the content speaks of it, becomes the plain text that it is.
-
-    Args:
-        ids: int [tokens] of ``text``.
-        text: content and what the template writes after it.
-
-    Raises:
-        Unusable: the tokenizer has no other way to write an end that stands in the content.
-    """
-    if ends.tail is None or not text.endswith(ends.tail):
-        return ended(ids, ends)
-    places = list(_places(ids, ends))
-    written = sum(token in ends.ids for token in _ids(tokenizer, ends.tail))
-    if len(places) <= written:  # the content has none
-        return ended(ids, ends)
-    first = places[len(places) - written] if written else len(ids)
-    kept: list[int] = []
-    for token in ids[:first]:
-        kept += _spelled(token, tokenizer, ends) if token in ends.ids else [token]
-    return [*kept, ids[first] if written else ends.closing]
-
-
-def _places(ids: Iterable[int], ends: EndTokens) -> Iterator[int]:
-    return (place for place, token in enumerate(ids) if token in ends.ids)
-
-
-def _spelled(token: int, tokenizer: PreTrainedTokenizerBase, ends: EndTokens) -> list[int]:
-    """The token's name as plain text."""
-    name = str(tokenizer.convert_ids_to_tokens(token))
-    ids: list[int] = tokenizer(name, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    if any(i in ends.ids for i in ids):
-        raise Unusable(f"whose response speaks of {name}, which this tokenizer can't write as text")
-    return ids
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,73 +1,86 @@
-"""Reads rows as they are: JSONL, Parquet, folders of either, what ``datasets`` saved, and hub datasets."""
+"""Reads rows as they are: JSON, Parquet and Arrow files, folders of them, what ``datasets`` saved, hub datasets."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.config.sections import DataConfig
+from cluster.data.files import KINDS, kind, split_files
+from cluster.data.json_rows import json_rows
 from cluster.data.locations import only_local
 from contracts.errors import UserError, first_line
 
-FILE_KINDS = (".jsonl", ".json", ".parquet")
-BATCH_ROWS = 1000
-"""Rows of a Parquet file in memory at a time."""
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BATCH_ROWS = 200
+"""Rows of a Parquet or Arrow file that are Python objects at a time."""
 
 
-def read_rows(data: DataConfig) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL or Parquet file, of a folder (of such files, or saved by ``datasets``), or of a hub dataset.
+@dataclass(frozen=True)
+class RawRow:
+    """A row as it was read."""
+
+    where: str
+    """file:line, or file:row from 1 where there are no lines."""
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """A dataset that was found."""
+
+    path: str
+    split: str
+    files: tuple[Path, ...] = ()
+    """Files to read in turn; () for what ``datasets`` reads."""
+    left_out: tuple[Path, ...] = ()
+    """Files of the folder that are of another split."""
+    rows: Iterator[RawRow] = field(default=iter(()), repr=False)
+    count: int | None = None
+    """Rows, where that is known without reading them."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
+
+def find_rows(path: str, split: str) -> RowSource:
+    """The rows of a file, of a folder (of files, or saved by ``datasets``), or of a hub dataset.
 
     Raises:
-        UserError: nothing readable is there; names file and line.
+        UserError: nothing readable is there; while rows are read, also names file and line.
     """
-    path = Path(data.path)
-    if path.is_file():
-        yield from _file_rows(path)
-    elif path.is_dir():
-        yield from _folder_rows(path, data.split)
-    elif only_local(data.path) or path.suffix in FILE_KINDS:
+    place = Path(path)
+    if place.is_file():
+        if kind(place) is None:
+            raise UserError(
+                f"data.path {path}: unknown kind of file; {', '.join(KINDS)} are read, JSON also as .gz, .zst"
+            )
+        return RowSource(path, split, (place,), (), _files_rows([place], place.parent), _count([place]))
+    if place.is_dir():
+        if (place / "dataset_dict.json").is_file() or (place / "dataset_info.json").is_file():
+            return _loaded(path, split, place.name, _saved(place, split))
+        files, left_out = split_files(place, split)
+        return RowSource(path, split, tuple(files), tuple(left_out), _files_rows(files, place), _count(files))
+    if only_local(path) or kind(place) is not None:
         raise UserError(f"data.path {path}: no such file or folder")
-    else:
-        yield from _hub_rows(data)
+    return _loaded(path, split, path, _from_hub(path, split))
 
 
-def json_rows(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of every line that is not blank.
-
-    Raises:
-        UserError: a line is not a JSON object in UTF-8, or the file can't be read; it is named after ``key``.
-    """
-    try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, _json_object(line, f"{key} {path}:{number}")
-    except OSError as error:
-        raise UserError(f"{key} {path}: can't be read: {error.strerror}") from error
-
-
-def _json_object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8: {error.reason} at byte {error.start} of the line") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON: {error.msg}; one object a line is expected") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: an object is expected, found {type(row).__name__}")
-    return row
-
-
-def _file_rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-    elif path.suffix in FILE_KINDS:
-        for _, row in json_rows(path, "data.path"):
-            yield row
-    else:
-        raise UserError(f"data.path {path}: unknown kind of file; .jsonl and .parquet are read")
+def _files_rows(files: list[Path], root: Path) -> Iterator[RawRow]:
+    for file in files:
+        name = file.relative_to(root)
+        rows: Iterator[tuple[int, dict[str, Any]]]
+        if kind(file) == ".parquet":
+            rows = enumerate(_parquet_rows(file), 1)
+        elif kind(file) == ".arrow":
+            rows = enumerate(_arrow_rows(file), 1)
+        else:
+            rows = json_rows(file, "data.path")
+        yield from (RawRow(f"{name}:{number}", row) for number, row in rows)
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -78,37 +91,69 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.path {path}: not readable as Parquet: {first_line(error)}") from error
 
 
-def _folder_rows(path: Path, split: str) -> Iterator[dict[str, Any]]:
-    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-        from datasets import DatasetDict, load_from_disk
+def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Of an IPC stream, as ``datasets`` writes it, or an IPC file (Feather)."""
+    import pyarrow as pa
 
-        try:
-            loaded = load_from_disk(str(path))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"data.path {path}: not readable as a saved dataset: {first_line(error)}") from error
-        if isinstance(loaded, DatasetDict):
-            if split not in loaded:
-                raise UserError(f"data.split {split}: {path} has {', '.join(loaded)}")
-            loaded = loaded[split]
-        yield from loaded
-        return
-    files = sorted(p for p in path.iterdir() if p.suffix in FILE_KINDS)
-    if not files:
-        raise UserError(f"data.path {path}: holds neither a saved dataset nor .jsonl or .parquet files")
-    for file in files:
-        yield from _file_rows(file)
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            try:
+                batches = iter(pa.ipc.open_stream(mapped))
+            except pa.ArrowInvalid:
+                mapped.seek(0)
+                file = pa.ipc.open_file(mapped)
+                batches = (file.get_batch(i) for i in range(file.num_record_batches))
+            for batch in batches:
+                for start in range(0, len(batch), BATCH_ROWS):
+                    yield from batch.slice(start, BATCH_ROWS).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.path {path}: not readable as Arrow: {first_line(error)}") from error
 
 
-def _hub_rows(data: DataConfig) -> Iterator[dict[str, Any]]:
+def _count(files: list[Path]) -> int | None:
+    """Rows of Parquet files, which say it; None for any other."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if any(kind(file) != ".parquet" for file in files):
+        return None
+    try:
+        return sum(pq.read_metadata(file).num_rows for file in files)
+    except (pa.ArrowException, OSError):  # told when the rows are read
+        return None
+
+
+def _saved(path: Path, split: str) -> Dataset:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        loaded = load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"data.path {path}: not readable as a saved dataset: {first_line(error)}") from error
+    if isinstance(loaded, DatasetDict):
+        if split not in loaded:
+            raise UserError(f"data.split {split}: {path} has {', '.join(loaded)}")
+        loaded = loaded[split]
+    return loaded
+
+
+def _from_hub(path: str, split: str) -> Dataset:
     from datasets import load_dataset
 
     try:
-        yield from load_dataset(data.path, split=data.split)
+        return load_dataset(path, split=split)
     except Exception as error:  # the hub's client raises many kinds, all of which mean the same to the user
         raise UserError(
-            f"data.path {data.path}: no local file or folder, nor loadable from the hub: {first_line(error)}"
+            f"data.path {path}: no local file or folder, nor loadable from the hub: {first_line(error)}"
         ) from error
+
+
+def _loaded(path: str, split: str, name: str, dataset: Dataset) -> RowSource:
+    """Rows of what ``datasets`` has loaded, which lies in Arrow files."""
+    rows = (RawRow(f"{name}:{number}", row) for number, row in enumerate(dataset, 1))
+    files = tuple(Path(file["filename"]) for file in dataset.cache_files)
+    return RowSource(path, split, files, (), rows, len(dataset))

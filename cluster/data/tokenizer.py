@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from cluster.data.conversation import Unusable
 from cluster.data.locations import reject_absent
+from cluster.data.rendering import PROBE, ChatTemplate
 from contracts.errors import UserError, first_line
 from learner.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+BOS_TEMPLATE = "{{ bos_token }}"
 
-def load_tokenizer(model: ModelConfig, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+
+def load_tokenizer(
+    model: ModelConfig, chat_template: str | None = None, bos: Literal["tokenizer", "template"] = "tokenizer"
+) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with ``model.add_tokens`` and the template of the file ``chat_template`` if one is named.
+
+    With ``bos`` "tokenizer", a template that does not write the beginning-of-sequence token which this tokenizer puts
+    before text is made to: the model has seen it before every text. The template is saved with the model, so that
+    whoever serves it opens conversations in the same way.
 
     Raises:
         UserError: no model or tokenizer is there, it knows no end-of-sequence token, or the template can't be read.
@@ -37,6 +47,8 @@ def load_tokenizer(model: ModelConfig, chat_template: str | None = None) -> PreT
             tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"data.chat_template {chat_template}: can't be read: {first_line(error)}") from error
+    if bos == "tokenizer" and _lacks_bos(tokenizer):
+        tokenizer.chat_template = BOS_TEMPLATE + tokenizer.chat_template
     return tokenizer
 
 
@@ -49,6 +61,36 @@ def text_decoder(tokenizer: PreTrainedTokenizerBase, **options: Any) -> Callable
     """
     size = vocabulary_size(tokenizer)
     return lambda ids: str(tokenizer.decode([int(i) for i in ids if i < size], **options))
+
+
+def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that the tokenizer puts before text: the beginning-of-sequence token, or nothing."""
+    bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full: list[int] = tokenizer("a")["input_ids"]
+    places = range(len(full) - len(bare) + 1)
+    return full[: next((i for i in places if full[i : i + len(bare)] == bare), 0)]
+
+
+def opening_note(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What sequences begin with, for people."""
+    names = tokenizer.convert_ids_to_tokens(opening(tokenizer))
+    if not names:
+        return "the tokenizer opens text with no special token"
+    template = tokenizer.chat_template
+    made_to = isinstance(template, str) and template.startswith(BOS_TEMPLATE)
+    return f"the tokenizer opens text with {' '.join(names)}" + (", and so does the chat template" if made_to else "")
+
+
+def _lacks_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether text gets a beginning-of-sequence token and a conversation none."""
+    if not isinstance(tokenizer.chat_template, str) or tokenizer.bos_token_id not in opening(tokenizer):
+        return False
+    try:
+        text = ChatTemplate.of(tokenizer).render(PROBE, add_generation_prompt=False)
+    except Unusable:  # it wants a system turn, or tools: left as it is
+        return False
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids[:1] != [tokenizer.bos_token_id]
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -10,6 +10,7 @@ from actors.engine_options import CPU_KV_CACHE_BYTES
 from cluster.data.ends import read_ends
 from cluster.data.locations import reject_absent
 from cluster.data.tokenizer import load_tokenizer
+from cluster.data.tokens import Tokenisation
 from cluster.evaluation.checks import Check
 from cluster.evaluation.questions import Question, question_ids, read_questions
 from contracts.errors import UserError
@@ -54,8 +55,9 @@ def plan_evaluation(model: str, prompts: Path, check: str, max_tokens: int) -> E
     reject_absent(model, "model")
     architecture = read_config(model, key="model")
     tokenizer = load_tokenizer(ModelConfig(path=model))
-    ends = read_ends(ModelConfig(path=model), tokenizer).ids
-    ids = [question_ids(question, tokenizer) for question in questions]
+    ends = read_ends(ModelConfig(path=model), tokenizer)
+    tokenisation = Tokenisation(tokenizer, ends)
+    ids = [question_ids(question, tokenisation) for question in questions]
     text = architecture.get_text_config()
     for question, prompt in zip(questions, ids, strict=True):
         if max(prompt) >= text.vocab_size:
@@ -70,7 +72,7 @@ def plan_evaluation(model: str, prompts: Path, check: str, max_tokens: int) -> E
         held = f"model {model} holds {positions} with the response"
         raise UserError(f"--prompts {questions[short].where}: {len(ids[short])} tokens; {held}")
     longest = max(len(prompt) + tokens for prompt, tokens in zip(ids, most, strict=True))
-    return EvaluationPlan(function, questions, architecture, tokenizer, ends, ids, most, longest)
+    return EvaluationPlan(function, questions, architecture, tokenizer, ends.ids, ids, most, longest)
 
 
 def cache_bytes(architecture: PreTrainedConfig, tokens: int) -> int:

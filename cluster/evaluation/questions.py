@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cluster.data.conversation import Messages, Unusable, render, validate_messages
-from cluster.data.rows import json_rows
-from cluster.data.table import prompt_ids
+from cluster.data.conversation import Messages, Unusable, read_messages, read_tools
+from cluster.data.json_rows import json_rows
+from cluster.data.tokens import Tokenisation
 from contracts.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,8 @@ class Question:
     """What the check is shown: the last message, or the prompt."""
     messages: Messages | None
     """The conversation up to the response; None for a plain prompt."""
+    tools: list[dict[str, Any]] | None = None
+    """What the chat template is given beside the conversation."""
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -42,32 +41,29 @@ def read_questions(path: Path) -> list[Question]:
 def _question(row: dict[str, Any], where: str) -> Question:
     if "messages" in row:
         try:
-            messages = validate_messages(row["messages"], "messages")
+            messages, tools = read_messages(row["messages"], "messages"), read_tools(row.get("tools"))
         except Unusable as reason:
             raise UserError(f"--prompts {where}: a line {reason}") from reason
         asked = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
         if not asked:
             raise UserError(f"--prompts {where}: no message before the response")
-        return Question(where, asked[-1]["content"], asked)
+        return Question(where, asked[-1]["content"], asked, tools)
     if isinstance(row.get("prompt"), str):
         return Question(where, row["prompt"], None)
     found = "a prompt that is not text" if "prompt" in row else f"the keys {', '.join(row) or '(none)'}"
     raise UserError(f"--prompts {where}: messages, or prompt as text, is expected; found {found}")
 
 
-def question_ids(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def question_ids(question: Question, tokenisation: Tokenisation) -> list[int]:
     """Token ids [prompt tokens], as training has them.
 
     Raises:
         UserError: the chat template rejects the conversation, or nothing is left of the prompt.
     """
-    text, templated = question.text, question.messages is not None
-    if question.messages is not None:
-        try:
-            text = render(question.messages, tokenizer, add_generation_prompt=True)
-        except Unusable as reason:
-            raise UserError(f"--prompts {question.where}: {reason}") from reason
-    ids = prompt_ids(tokenizer, [text], templated=templated)[0]
+    try:
+        ids = tokenisation.prompt_ids(question.text if question.messages is None else question.messages, question.tools)
+    except Unusable as reason:
+        raise UserError(f"--prompts {question.where}: {reason}") from reason
     if not ids:
         raise UserError(f"--prompts {question.where}: the prompt is empty")
     return ids

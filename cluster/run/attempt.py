@@ -29,6 +29,7 @@ from cluster.run.callbacks import (
     SamplesReport,
 )
 from cluster.run.checkpointer import Checkpointer
+from cluster.run.held_out import HeldOut
 from cluster.run.inputs import Inputs
 from cluster.run.loop import Progress, run_steps
 from cluster.run.skips import SkippedBatches, Skips
@@ -115,8 +116,11 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
         stop = StopRequest(setting.log.logger, config.checkpoint.grace_s)
         skips = Skips(config.learner.skipped_steps)
+        held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
         with stop.heeded():
-            run_steps(group, source, checkpointer, callbacks, progress, setting.total_steps, stop, inbox, skips)
+            run_steps(
+                group, source, checkpointer, callbacks, held_out, progress, setting.total_steps, stop, inbox, skips
+            )
         return closing.closing
 
 

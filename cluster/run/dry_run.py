@@ -64,8 +64,8 @@ def _sampled(config: RunConfig, *, resume: bool) -> tuple[RunConfig, bool]:
 
 def _inputs(config: RunConfig, inputs: Inputs, notes: tuple[str, ...]) -> list[str]:
     at_most = config.data.max_rows if config.method != "replay" else None
-    first = f" (the first {at_most} at most)" if at_most else ""
-    return [f"model {config.model.path}, {config.model.dtype}", f"{inputs.report}{first}", str(inputs.ends), *notes]
+    first = [f"of a dataset the first {at_most} rows at most were read"] if at_most else []
+    return [f"model {config.model.path}, {config.model.dtype}", *inputs.report, *first, str(inputs.ends), *notes]
 
 
 def _resources(config: RunConfig, *, learner: bool) -> str:

@@ -36,7 +36,7 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
         stack.callback(recorder.close)
         log = RunLog(config.name)
         stack.callback(log.close)
-        for line in (inputs.report, inputs.ends, *notes):
+        for line in (*inputs.report, inputs.ends, *notes):
             log.logger.info(line)
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         require_room(config, hardware, log.logger, learner=False)

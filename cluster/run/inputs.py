@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from actors.token_table import TokenTable
 from cluster.config.run_config import RunConfig
 from cluster.data.ends import EndTokens, read_ends
-from cluster.data.table import load_table
-from cluster.data.tokenizer import load_tokenizer
+from cluster.data.loading import load_held_out, load_tables
+from cluster.data.tokenizer import load_tokenizer, opening_note
 from cluster.run.fingerprint import fingerprint
 from cluster.storage.recording import read_batches
 from contracts.errors import UserError
@@ -25,9 +25,11 @@ class Inputs:
 
     tokenizer: PreTrainedTokenizerBase
     ends: EndTokens
-    report: str
-    """What became of the rows, in one line."""
+    report: tuple[str, ...]
+    """What became of the rows, in lines."""
     table: TokenTable
+    held_out: TokenTable | None = None
+    """Rows that are evaluated and not trained on."""
     batches: list[list[PreferencePair]] = field(default_factory=list)
 
     @cached_property
@@ -40,14 +42,17 @@ def read_inputs(config: RunConfig) -> Inputs:
     """Raises:
     UserError: data or tokenizer can't be used.
     """
-    tokenizer = load_tokenizer(config.model, config.data.chat_template)
+    tokenizer = load_tokenizer(config.model, config.data.chat_template, config.data.bos)
     ends = read_ends(config.model, tokenizer)
     if config.method == "replay":
+        assert config.data.path is not None, "a rule of RunConfig"
         batches = read_batches(config.data.path)
         report = f"{config.data.path}: {len(batches)} recorded batches, {sum(map(len, batches))} pairs"
-        return Inputs(tokenizer, ends, report, TokenTable.empty(), batches)
-    table, rows = load_table(config.data, config.method, tokenizer, ends)
-    return Inputs(tokenizer, ends, str(rows), table)
+        held_out, lines = load_held_out(config.data, config.method, tokenizer, ends)
+        return Inputs(tokenizer, ends, (report, *lines), TokenTable.empty(), held_out, batches)
+    tables = load_tables(config.data, config.method, tokenizer, ends)
+    lines = (line for report in tables.reports for line in report.lines())
+    return Inputs(tokenizer, ends, (*lines, opening_note(tokenizer)), tables.train, tables.held_out)
 
 
 def count_steps(config: RunConfig, inputs: Inputs) -> int:

@@ -55,7 +55,9 @@ def check_shell(config: RunConfig, architecture: PreTrainedConfig) -> tuple[Shel
             computed or published as the run is to.
     """
     model = config.model
-    added = vocabulary_size(load_tokenizer(model, config.data.chat_template)) if model.add_tokens else 0
+    added = (
+        vocabulary_size(load_tokenizer(model, config.data.chat_template, config.data.bos)) if model.add_tokens else 0
+    )
     shell = open_shell(model, architecture, added)
     causal = causal_model(shell.module)
     validate_length(model.path, causal.config, config.data.max_length)

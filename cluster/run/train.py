@@ -70,7 +70,7 @@ def train(
         if folder.resumed:
             _rewind(folder, run.first_step)
         log.keep(folder.path)
-        for line in (inputs.report, inputs.ends, *run.notes):
+        for line in (*inputs.report, inputs.ends, *run.notes):
             log.logger.info(line)
         log.logger.info(
             "%s; %d steps of %d; %s",

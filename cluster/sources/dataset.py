@@ -14,7 +14,7 @@ class DatasetSource(FixedSource):
     def __init__(self, table: TokenTable, *, seed: int, batch_size: int) -> None:
         super().__init__()
         self._table, self._batch = table, batch_size
-        self._plan = Plan(seed, table.response_lengths, None, 1)
+        self._plan = Plan(seed, table.response_lengths, None, 1, table.shares)
 
     def next(self, step: int) -> Batch:
         first = step * self._batch

@@ -63,7 +63,8 @@ class ActorFactory:
             sleep_mode=config.cluster.colocate,
             batch_invariant=config.repeatable_on_gpu,
         )
-        plan = Plan(config.seed, table.response_lengths, generation.segment_length, generation.responses_per_prompt)
+        segment, responses = generation.segment_length, generation.responses_per_prompt
+        plan = Plan(config.seed, table.response_lengths, segment, responses, table.shares)
         return cls(
             label=label,
             engine=engine,

@@ -173,6 +173,20 @@ class LearnerGroup:
                 scores[position] = score
         return GroupStep(reports[0].metrics, scores)
 
+    def evaluate(self, pairs: list[PreferencePair], *, chosen_only: bool) -> dict[str, float]:
+        """Loss and metrics of the policy on pairs that are not trained on.
+
+        Args:
+            chosen_only: the pairs have no rejected half.
+        """
+        shares = split_by_cost(pairs, len(self._ranks))
+        calls = [
+            rank.call("evaluate", [pairs[i] for i in share], len(pairs), chosen_only)
+            for rank, share in zip(self._ranks, shares, strict=True)
+        ]
+        found: dict[str, float] = wait_for_all(calls, self._calls)[0]
+        return found
+
     def stage(self, version: int) -> None:
         """Gather the EMA on rank 0 for publication; the only part that holds up training."""
         self._all("stage", version)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from actors.plan import SHORT_MARGIN, Plan, cut, permuted
+from actors.plan import BLOCK, SHORT_MARGIN, Plan, cut, permuted
+from actors.token_table import Share
 from support.paths import REPOSITORY
 
 LEVEL = 1e-3
@@ -129,3 +130,37 @@ def test_sampling_seeds_of_different_work_and_runs_differ():
 def test_whole_responses_are_planned_without_a_segment_length():
     plan = Plan(0, np.array([4, 9], np.int32), None, 1)
     assert sorted((plan.item(i).start, plan.item(i).end) for i in range(2)) == [(0, 4), (0, 9)]
+
+
+SHARES = (Share(0, 30, 3.0), Share(30, 7, 1.0), Share(37, 500, 0.5))
+
+
+def mixed(seed: int = 0) -> Plan:
+    return Plan(seed, np.full(537, 9, np.int32), None, 1, SHARES)
+
+
+def test_datasets_come_in_the_proportion_of_their_weights():
+    rows = np.array([mixed().item(i).row for i in range(2 * BLOCK)])
+    for share in SHARES:
+        drawn = np.count_nonzero((rows >= share.first) & (rows < share.first + share.rows))
+        assert abs(drawn / len(rows) - share.weight / 4.5) < 1e-3
+
+
+def test_every_row_of_a_dataset_comes_once_before_any_comes_again():
+    rows = [mixed().item(i).row for i in range(2 * BLOCK)]
+    for share in SHARES:
+        own = [row for row in rows if share.first <= row < share.first + share.rows]
+        for start in range(0, len(own) - share.rows + 1, share.rows):
+            assert sorted(own[start : start + share.rows]) == list(range(share.first, share.first + share.rows))
+        assert own[: share.rows] != own[share.rows : 2 * share.rows], "in another order"
+
+
+def test_a_mix_is_a_function_of_seed_and_index():
+    assert [mixed().item(i).row for i in range(5000, 5050)] == [mixed().item(i).row for i in range(5000, 5050)]
+    assert [mixed().item(i).row for i in range(50)] != [mixed(1).item(i).row for i in range(50)]
+
+
+def test_a_dataset_of_little_weight_still_comes():
+    plan = Plan(0, np.full(4, 9, np.int32), None, 1, (Share(0, 2, 1e9), Share(2, 2, 1.0)))
+    rows = [plan.item(i).row for i in range(3 * BLOCK)]
+    assert sum(row >= 2 for row in rows) == 3

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.token_table import Ragged, TokenTable
+from actors.token_table import Ragged, Share, TableBuilder, TokenTable
 
 sequence = st.lists(st.integers(0, 2**31 - 1), max_size=7)
 
@@ -28,6 +28,23 @@ def test_rows_come_back_as_views_of_one_array(rows):
 def test_given_rejected_responses_come_back_too(rows):
     table = pickle.loads(pickle.dumps(TokenTable.from_rows(rows)))
     assert [tuple(part.tolist() for part in table[i]) for i in range(len(rows))] == rows
+
+
+@given(rows=st.lists(st.tuples(sequence, sequence, sequence), min_size=1, max_size=9), columns=st.sampled_from([2, 3]))
+def test_rows_that_are_added_one_by_one_make_the_same_table(rows, columns):
+    rows = [row[:columns] for row in rows]
+    builder = TableBuilder(columns)
+    for row in rows:
+        builder.add(row)
+    assert len(builder) == len(rows)
+    built, expected = builder.table((Share(0, 1, 2.0),)), TokenTable.from_rows(rows)
+    assert built.shares == (Share(0, 1, 2.0),)
+    for name in ("prompts", "responses", "rejected"):
+        one, other = getattr(built, name), getattr(expected, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.flat.dtype == np.int32
+            assert (one.flat.tolist(), one.offsets.tolist()) == (other.flat.tolist(), other.offsets.tolist())
 
 
 def test_empty_sequences_have_a_place():

@@ -36,5 +36,5 @@ def test_a_pair_is_shown_with_its_question_and_brackets_stay():
 
 def test_its_config_trains_the_model_on_the_rows_that_the_demo_writes():
     config = load_config(str(REPOSITORY / "configs" / "demo-real.yaml"))
-    assert config.model.path.endswith(f"{DATA}/model") and config.data.path.endswith(f"{DATA}/train.jsonl")
+    assert config.model.path.endswith(f"{DATA}/model") and str(config.data.path).endswith(f"{DATA}/train.jsonl")
     assert config.model.dtype == "float32"

@@ -241,6 +241,40 @@ def test_supervised_rows_train_without_a_reference(tiny_llama, tmp_path):
     assert torch.load(tmp_path / "metrics.pt")["loss"] == pytest.approx(expected, abs=1e-4)
 
 
+def evaluate_and_train(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -> None:
+    learner = start(rank, world, port, parts)
+    held = make_pairs(9)
+    own = share(held, rank, world)
+    rows = share([supervised(i, p.prompt, p.chosen) for i, p in enumerate(held)], rank, world)
+    found = [learner.evaluate(own, len(held), chosen_only=False), learner.evaluate(rows, len(held), chosen_only=True)]
+    steps(learner, 0, 2)
+    found.append(learner.evaluate(own, len(held), chosen_only=False))
+    learner.export(out)
+    if rank == 0:
+        torch.save(found, Path(out) / "found.pt")
+    learner.shutdown()
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_held_out_pairs_are_scored_and_change_nothing(zero_stage, tiny_llama, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    parts = sections(tiny_llama, learner={"zero_stage": zero_stage, "tokens_per_batch": 40})
+    for name, body in (("with", evaluate_and_train), ("without", train)):
+        (tmp_path / name).mkdir()
+        in_group(2, body, parts, str(tmp_path / name), *([2] if body is train else []))
+    first, rows, later = torch.load(tmp_path / "with" / "found.pt")
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-5), "policy and reference are the same"
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    with torch.no_grad():
+        expected = np.mean([-float(unpacked_logps(model, p.prompt, p.chosen).mean()) for p in make_pairs(9)])
+    assert rows["loss"] == pytest.approx(expected, abs=1e-4)
+    assert abs(later["rewards/margins"]) > 1e-4
+    with_it, without = (weights(tmp_path / name / "policy") for name in ("with", "without"))
+    assert all(torch.equal(value, without[name]) for name, value in with_it.items())
+
+
 def falcon_h1(folder: Path) -> str:
     """A hybrid: every layer has attention and a recurrent mixer."""
     from transformers import FalconH1Config, FalconH1ForCausalLM

@@ -112,7 +112,7 @@ STYLES = {
     "closes with nothing": ChatStyle(
         ("</s>", "<|user|>", "<|assistant|>"), "</s>", OPEN, (), ("</s>",), "</s>", "the answer</s>"
     ),
-    "closes with plain text": ChatStyle(("</s>",), "</s>", PLAIN, (), ("</s>",), "</s>", "the answer\n###\n</s>"),
+    "closes with plain text": ChatStyle(("</s>",), "</s>", PLAIN, (), ("</s>",), "</s>", " the answer\n###\n</s>"),
     "chatml as plain text": ChatStyle(("</s>",), "</s>", CHATML, (), ("</s>",), "</s>", "the answer<|im_end|>\n</s>"),
 }
 

@@ -11,8 +11,8 @@ import pytest
 from actors.token_table import TokenTable
 from cluster.config.sections import DataConfig
 from cluster.data.ends import read_ends
+from cluster.data.loading import load_tables
 from cluster.data.report import DataReport
-from cluster.data.table import load_table
 from cluster.data.tokenizer import load_tokenizer
 from contracts.errors import UserError
 from learner.config import ModelConfig
@@ -42,8 +42,9 @@ def jsonl(path: Path, rows: Iterable[object]) -> Path:
 
 def table_of(path: Path | str, model: str, method: str = "sapo", **data: object) -> tuple[TokenTable, DataReport]:
     config = DataConfig.model_validate({"path": str(path)} | data)
-    tokenizer = load_tokenizer(ModelConfig(path=model), config.chat_template)
-    return load_table(config, method, tokenizer, read_ends(ModelConfig(path=model), tokenizer))
+    tokenizer = load_tokenizer(ModelConfig(path=model), config.chat_template, config.bos)
+    tables = load_tables(config, method, tokenizer, read_ends(ModelConfig(path=model), tokenizer))
+    return tables.train, tables.reports[0]
 
 
 def texts(table: TokenTable, model: str) -> list[tuple[str, ...]]:

@@ -87,7 +87,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert (said.status, said.err) == (130, "sapo: interrupted; there is no checkpoint yet\n")
     checkpoint = tmp_path / "runs" / "r" / "checkpoints" / "step-3"
     checkpoint.mkdir(parents=True)
-    write_manifest(checkpoint, step=3, data="d")
+    write_manifest(checkpoint, step=3, data="d", total_steps=9)
     said = sapo("train", run_file)
     assert (said.status, said.err) == (130, "sapo: interrupted; --resume goes on from the newest checkpoint\n")
 

@@ -278,7 +278,7 @@ def test_all_wrong_keys_are_named_a_misspelt_one_first(tmp_path: Path) -> None:
     [
         ("", "model: required and not given (also wrong: data)"),
         ("- 1\n- 2\n", "a mapping of sections is expected, found a list"),
-        ("model: {path: m}\ndata:\n", "data null: must be a section with keys of path, split"),
+        ("model: {path: m}\ndata:\n", "data null: must be a section with keys of path, sources"),
         ("model:\n  path: ???\ndata: {path: d}\n", "model.path: Missing mandatory value"),
         ("name: ${nope}\n" + SMALLEST, "name: Interpolation key 'nope' not found"),
         (SMALLEST + "buffer:\n  shards: 8\n  capacity: 4\n", "buffer.shards 8 is more than capacity 4"),

@@ -100,7 +100,7 @@ def test_an_end_that_a_word_tokenizer_cannot_spell_drops_the_row(tmp_path: Path)
     rows = [{"messages": conversation("write 3 numbers", text)} for text in ("1 2", "1 </s> 2")]
     table, report = table_of(jsonl(tmp_path / "d.jsonl", rows), str(tmp_path / "model"))
     assert len(table) == 1
-    assert report.dropped == {"whose response speaks of </s>, which this tokenizer can't write as text": 1}
+    assert report.dropped == {"whose text speaks of </s>, which this tokenizer can't write as text": 1}
 
 
 def test_a_template_that_rejects_a_plain_conversation_leaves_the_other_ends(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_template_that_rejects_a_plain_conversation_leaves_the_other_ends(tmp_
     wants_tools = "{% if messages[0]['role'] != 'tools' %}{{ raise_exception('no tools') }}{% endif %}" + CHATML
     tokenizer.chat_template = wants_tools
     ends = end_tokens(tokenizer, [2])
-    assert (ends.ids, ends.closing, ends.tail) == ((0, 2), 0, None)
+    assert (ends.ids, ends.closing, ends.written) == ((0, 2), 0, None)
 
 
 def test_added_tokens_make_a_base_model_close_its_turns(tmp_path: Path) -> None:

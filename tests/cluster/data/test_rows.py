@@ -22,7 +22,7 @@ def test_the_same_rows_are_read_from_every_kind_of_file(chat: str, tmp_path: Pat
     pq.write_table(pa.Table.from_pylist(rows[2:]), tmp_path / "folder" / "b.parquet")
     Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     DatasetDict({"train": Dataset.from_list(rows), "test": Dataset.from_list(rows[:1])}).save_to_disk(tmp_path / "dict")
-    expected = [(f"<|user|>question {i}</s><|assistant|>", f"answer {i}</s>") for i in range(5)]
+    expected = [(f"<s><|user|>question {i}</s><|assistant|>", f"answer {i}</s>") for i in range(5)]
     for name in ("d.jsonl", "d.parquet", "folder", "saved", "dict"):
         table, report = table_of(tmp_path / name, chat)
         assert texts(table, chat) == expected, name
@@ -48,7 +48,7 @@ def test_a_byte_order_mark_and_blank_lines_are_no_rows(plain: str, tmp_path: Pat
             b'{"prompt": "q", "completion": "a"}\n{"prompt": \n',
             ":2: not JSON: Expecting value; one object a line is expected",
         ),
-        (b"[1, 2]\n", ":1: an object is expected, found list"),
+        (b"[1, 2]\n", ":1: an object is expected, found int"),
         (
             b'{"question": "q", "answer": "a"}\n',
             ": no column 'messages' and no 'prompt' with 'completion'; the columns are question, answer",
@@ -73,8 +73,11 @@ def test_paths_without_readable_rows_are_rejected(plain: str, tmp_path: Path) ->
     assert said("none.jsonl") == "none.jsonl: no such file or folder"
     assert said("empty.jsonl", b"").endswith("no usable row in empty.jsonl: 0 of 0 rows used")
     assert said("text.parquet", b"hello").startswith("text.parquet: not readable as Parquet: ")
-    assert said("data.csv", b"a,b\n") == "data.csv: unknown kind of file; .jsonl and .parquet are read"
-    assert said("empty") == "empty: holds neither a saved dataset nor .jsonl or .parquet files"
+    assert (
+        said("data.csv", b"a,b\n")
+        == "data.csv: unknown kind of file; .jsonl, .json, .parquet, .arrow are read, JSON also as .gz, .zst"
+    )
+    assert said("empty") == "empty: holds neither a saved dataset nor .jsonl, .json, .parquet, .arrow files"
     assert said("broken").startswith("broken: not readable as a saved dataset: ")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.data.report import DataReport
+from cluster.data.table import TRUNCATED_PROMPT, TRUNCATED_RESPONSE
 from cluster.data.tokenizer import load_tokenizer
 from demo.model import write_model
 from learner.config import ModelConfig
@@ -19,9 +20,9 @@ def test_text_and_conversations_in_one_file_each_get_their_own_special_tokens(ch
     ]
     table, _ = table_of(jsonl(tmp_path / "d.jsonl", rows), chat)
     assert [prompt for prompt, _ in texts(table, chat)] == [
-        "<|user|>q</s><|assistant|>",
+        "<s><|user|>q</s><|assistant|>",
         "<s>q",
-        "<|user|>r</s><|assistant|>",
+        "<s><|user|>r</s><|assistant|>",
     ]
 
 
@@ -38,7 +39,7 @@ def lengths(path: Path, model: str, **data: object) -> tuple[list[tuple[int, int
 def test_a_row_within_max_length_is_kept_whole_however_long_its_prompt(plain: str, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", [long_row(28, 4)])
     found, report = lengths(path, plain, max_length=32, max_prompt_length=16)
-    assert (found, report.truncated) == ([(28, 4)], 0)
+    assert (found, report.noted) == ([(28, 4)], {})
 
 
 def test_a_row_over_max_length_loses_response_tokens_on_the_right(plain: str, tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_a_row_over_max_length_loses_response_tokens_on_the_right(plain: str, tm
     tokenizer = load_tokenizer(ModelConfig(path=plain))
     assert texts(table, plain) == [("<s>" + row["prompt"], row["completion"][:16])]
     assert EOS not in table[0].response
-    assert (report.used, report.truncated) == (1, 1)
+    assert (report.used, report.noted) == (1, {TRUNCATED_RESPONSE: 1})
     assert tokenizer.eos_token_id == EOS
 
 
@@ -57,11 +58,12 @@ def test_a_prompt_over_its_limit_loses_tokens_on_the_left_first_or_drops_the_row
     limits = {"max_length": 32, "max_prompt_length": 16}
     table, report = table_of(path, plain, long_prompts="truncate", **limits)
     assert texts(table, plain) == [
-        (rows[0]["prompt"][-16:], rows[0]["completion"] + "</s>"),
-        (rows[1]["prompt"][-16:], rows[1]["completion"][:16]),
+        ("<s>" + rows[0]["prompt"][-15:], rows[0]["completion"] + "</s>"),
+        ("<s>" + rows[1]["prompt"][-15:], rows[1]["completion"][:16]),
         ("<s>" + rows[2]["prompt"], rows[2]["completion"] + "</s>"),
     ]
-    assert report.truncated == 2
+    assert report.noted == {TRUNCATED_PROMPT: 2, TRUNCATED_RESPONSE: 1}
+    assert report.first == {TRUNCATED_PROMPT: "d.jsonl:1", TRUNCATED_RESPONSE: "d.jsonl:2"}
     found, report = lengths(path, plain, **limits)
     assert found == [(10, 10)]
     assert report.dropped == {"over 32 tokens with a prompt over 16": 2}
@@ -71,7 +73,7 @@ def test_of_a_pair_the_longer_response_decides(plain: str, tmp_path: Path) -> No
     row = {"prompt": "zyxwv", "chosen": "abc", "rejected": "abcdfg" * 9}
     table, report = table_of(jsonl(tmp_path / "d.jsonl", [row]), plain, "offline", max_length=20, max_prompt_length=8)
     assert [len(ids) for ids in table[0] if ids is not None] == [6, 4, 14]
-    assert report.truncated == 1
+    assert report.noted == {TRUNCATED_RESPONSE: 1}
 
 
 def test_a_response_ends_at_its_first_end_of_sequence_token(plain: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import ByT5Tokenizer
 
 from cluster.config.sections import DataConfig
 from cluster.data.ends import end_tokens
-from cluster.data.table import load_table
+from cluster.data.loading import load_tables
 from cluster.data.tokenizer import load_tokenizer, text_decoder, vocabulary_size
 from contracts.errors import UserError
 from learner.config import ModelConfig
@@ -22,9 +22,10 @@ def test_a_chat_template_from_a_file_serves_a_tokenizer_without_one(plain: str, 
     (tmp_path / "t.jinja").write_text(TEMPLATE)
     config = DataConfig(path=str(path), chat_template=str(tmp_path / "t.jinja"))
     tokenizer = load_tokenizer(ModelConfig(path=plain), config.chat_template)
-    table, _ = load_table(config, "sapo", tokenizer, end_tokens(tokenizer))
-    assert texts(table, plain) == [("<|user|>q</s><|assistant|>", "a</s>")]
-    assert tokenizer.chat_template == TEMPLATE
+    table = load_tables(config, "sapo", tokenizer, end_tokens(tokenizer)).train
+    assert texts(table, plain) == [("<s><|user|>q</s><|assistant|>", "a</s>")]
+    assert tokenizer.chat_template == "{{ bos_token }}" + TEMPLATE, "this tokenizer opens text with one"
+    assert load_tokenizer(ModelConfig(path=plain), config.chat_template, bos="template").chat_template == TEMPLATE
     assert "has no chat template: name one in data.chat_template" in rejection(path, plain)
     assert rejection(path, plain, chat_template="none.jinja").startswith("data.chat_template none.jinja: can't be read")
 

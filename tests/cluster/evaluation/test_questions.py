@@ -9,8 +9,9 @@ import pytest
 
 from cluster.config.sections import DataConfig
 from cluster.data.ends import end_tokens
-from cluster.data.table import load_table
+from cluster.data.loading import load_tables
 from cluster.data.tokenizer import load_tokenizer
+from cluster.data.tokens import Tokenisation
 from cluster.evaluation.questions import Question, question_ids, read_questions
 from contracts.errors import UserError
 from learner.config import ModelConfig
@@ -34,11 +35,21 @@ def test_a_last_assistant_turn_is_left_out_of_the_prompt(tmp_path: Path) -> None
 
 
 def test_prompts_are_tokenised_as_in_training(demo_model: str, tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [{"messages": [USER, ANSWER]}, {"prompt": USER["content"], "completion": "1 2 9"}]
+    rows: list[dict[str, Any]] = [{"messages": [USER, ANSWER]}, {"prompt": USER["content"], "completion": " 1 2 9"}]
     path = prompts_file(tmp_path, *rows)
     tokenizer = load_tokenizer(ModelConfig(path=demo_model))
-    table, _ = load_table(DataConfig(path=str(path)), "sapo", tokenizer, end_tokens(tokenizer))
-    assert [question_ids(q, tokenizer) for q in read_questions(path)] == [table[i].prompt.tolist() for i in (0, 1)]
+    table = load_tables(DataConfig(path=str(path)), "sapo", tokenizer, end_tokens(tokenizer)).train
+    tokenisation = Tokenisation(tokenizer, end_tokens(tokenizer))
+    assert [question_ids(q, tokenisation) for q in read_questions(path)] == [table[i].prompt.tolist() for i in (0, 1)]
+
+
+def test_tools_of_a_prompt_reach_the_template(demo_model: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(ModelConfig(path=demo_model))
+    tokenizer.chat_template = "{% for t in tools %}{{ t.name }} {% endfor %}{{ messages[0].content }}"
+    path = prompts_file(tmp_path, {"messages": [USER], "tools": [{"name": "sum"}]})
+    (question,) = read_questions(path)
+    found = question_ids(question, Tokenisation(tokenizer, end_tokens(tokenizer)))
+    assert found == tokenizer(f"sum {USER['content']}")["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -89,11 +100,12 @@ def test_a_prompts_path_that_is_no_file_is_rejected(tmp_path: Path) -> None:
 def test_conversations_need_a_chat_template(demo_model: str) -> None:
     tokenizer = load_tokenizer(ModelConfig(path=demo_model))
     tokenizer.chat_template = None
-    assert question_ids(Question("p:1", "write", None), tokenizer) == tokenizer("write")["input_ids"]
+    tokenisation = Tokenisation(tokenizer, end_tokens(tokenizer))
+    assert question_ids(Question("p:1", "write", None), tokenisation) == tokenizer("write")["input_ids"]
     with pytest.raises(UserError, match="has no chat template"):
-        question_ids(Question("p:1", "write", [USER]), tokenizer)
+        question_ids(Question("p:1", "write", [USER]), tokenisation)
     tokenizer.chat_template = "{{ raise_exception('never') }}"
     with pytest.raises(UserError, match=r"--prompts p:1: rejected by the chat template \(never\)"):
-        question_ids(Question("p:1", "write", [USER]), tokenizer)
+        question_ids(Question("p:1", "write", [USER]), tokenisation)
     with pytest.raises(UserError, match="--prompts p:1: the prompt is empty"):
-        question_ids(Question("p:1", "", None), tokenizer)
+        question_ids(Question("p:1", "", None), tokenisation)

@@ -51,7 +51,7 @@ class Attempts:
             if step % 4 == 0:
                 folder = self._setting.folder.checkpoint(step)
                 folder.mkdir()
-                write_manifest(folder, step, data="d")
+                write_manifest(folder, step, data="d", total_steps=20)
         lines.close()
         if error:
             raise error

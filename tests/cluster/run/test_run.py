@@ -44,7 +44,7 @@ def config(task: Path, output: Path, name: str, **changes: Any) -> RunConfig:
         "checkpoint": {"every": 4, "keep": 5},
     }
     for section, change in changes.items():
-        values[section] = values.get(section, {}) | change
+        values[section] = values.get(section, {}) | change if isinstance(change, dict) else change
     return validate_config(values, "test")
 
 
@@ -152,13 +152,16 @@ def test_the_bottleneck_report_leaves_out_how_long_everything_took_to_start(lock
 
 
 def test_replay_of_recorded_pairs_needs_no_engine_and_gives_the_same_policy(lockstep, task, tmp_path):
+    """And held-out pairs are evaluated meanwhile, which changes nothing."""
     recorded = lockstep.folder / "pairs.arrow"
-    replayed = train(
-        config(task, tmp_path, "replay")
-        .model_copy(update={"method": "replay"})
-        .model_copy(update={"data": config(task, tmp_path, "replay").data.model_copy(update={"path": str(recorded)})})
-    )
+    pair = {"prompt": [{"role": "user", "content": "write 3 numbers"}], "chosen": "1 2 9", "rejected": "1 2"}
+    (tmp_path / "held.jsonl").write_text((json.dumps(pair) + "\n") * 5)
+    held_out = {"held_out": str(tmp_path / "held.jsonl"), "held_out_every": 3}
+    replayed = train(config(task, tmp_path, "replay", method="replay", data={"path": str(recorded)} | held_out))
     assert [m["loss"] for m in metrics(replayed)] == [m["loss"] for m in metrics(lockstep)]
+    evaluated = [number for number, line in enumerate(metrics(replayed), 1) if "eval/loss" in line]
+    assert evaluated == [3, 6, 8]
+    assert {"eval/rewards/margins", "eval/rewards/accuracies"} <= metrics(replayed)[-1].keys()
     assert same_weights(replayed, lockstep)
 
 

@@ -13,14 +13,14 @@ from cluster.storage.checkpoints import read_manifest, verify, write_manifest, w
 from contracts.errors import UserError
 from contracts.version import VERSION
 
-PLAIN = '"format": 2, "version": "9", "step": 4, "data": "d"'
+PLAIN = '"format": 2, "version": "9", "step": 4, "total_steps": 9, "data": "d"'
 
 
 def written(folder: Path) -> Path:
     (folder / "learner").mkdir(parents=True)
     (folder / "learner" / "rank-0.safetensors").write_bytes(bytes(range(256)) * 50)
     (folder / "config.yaml").write_text("name: r")
-    write_manifest(folder, step=3, data="abc")
+    write_manifest(folder, step=3, data="abc", total_steps=9)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from cluster.config.loading import load_config
 from cluster.config.run_config import RunConfig
 from cluster.storage.checkpoints import write_manifest
-from cluster.storage.run_folder import RunFolder, as_yaml
+from cluster.storage.run_folder import FoundCheckpoint, RunFolder, as_yaml
 from contracts.errors import UserError
 
 
@@ -71,21 +70,18 @@ def checkpoints(folder: RunFolder, *steps: int) -> None:
     for step in steps:
         folder.checkpoint(step).mkdir()
         (folder.checkpoint(step) / "state").write_text(f"of step {step}")
-        write_manifest(folder.checkpoint(step), step, data="d")
+        write_manifest(folder.checkpoint(step), step, data="d", total_steps=20)
 
 
-def test_an_older_checkpoint_serves_where_newer_ones_are_damaged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder, log = prepared(config(tmp_path)), logging.getLogger("test")
-    assert folder.newest_valid_checkpoint(log) is None
+def test_an_older_checkpoint_serves_where_newer_ones_are_damaged(tmp_path: Path) -> None:
+    folder = prepared(config(tmp_path))
+    assert folder.newest_valid_checkpoint() == FoundCheckpoint()
     checkpoints(folder, 4, 8, 12)
     (folder.checkpoint(12) / "run.json").unlink()
     (folder.checkpoint(8) / "state").write_text("of step 7")
-    found = folder.newest_valid_checkpoint(log)
-    assert found is not None
-    assert (found[0], found[1].step) == (folder.checkpoint(4), 4)
-    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+    found = folder.newest_valid_checkpoint()
+    assert (found.folder, found.step) == (folder.checkpoint(4), 4)
+    assert [damage.partition(": ")[0] for damage in found.damaged] == [
         str(folder.checkpoint(12) / "run.json"),
         str(folder.checkpoint(8) / "state"),
     ]
@@ -99,7 +95,7 @@ def test_a_run_without_any_valid_checkpoint_says_what_is_wrong_with_the_newest(t
     for step in (4, 8):
         (folder.checkpoint(step) / "state").unlink()
     with pytest.raises(UserError, match=r"step-8/state: can't be read"):
-        folder.newest_valid_checkpoint(logging.getLogger("test"))
+        folder.newest_valid_checkpoint()
 
 
 def test_a_run_that_may_goes_on_by_itself_and_overwrite_still_replaces_it(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_prompt_and_completion_messages_are_rendered(chat: str, tmp_path: Path) 
     turns = conversation("q", "a")
     rows = [{"prompt": turns[:1], "completion": turns[1:]}, {"prompt": turns[:1], "completion": "a"}]
     table, _ = table_of(jsonl(tmp_path / "d.jsonl", rows), chat)
-    assert texts(table, chat) == [("<|user|>q</s><|assistant|>", "a</s>")] * 2
+    assert texts(table, chat) == [("<s><|user|>q</s><|assistant|>", "a</s>")] * 2
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_prompt_and_completion_messages_are_rendered(chat: str, tmp_path: Path) 
 )
 def test_given_pairs_share_their_prompt(chat: str, tmp_path: Path, row: dict[str, object]) -> None:
     table, _ = table_of(jsonl(tmp_path / "d.jsonl", [row]), chat, "offline")
-    assert texts(table, chat) == [("<|user|>q</s><|assistant|>", "good</s>", "bad</s>")]
+    assert texts(table, chat) == [("<s><|user|>q</s><|assistant|>", "good</s>", "bad</s>")]
 
 
 def test_given_pairs_as_text(plain: str, tmp_path: Path) -> None:

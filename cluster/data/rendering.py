@@ -1,0 +1,129 @@
+"""Renders conversations with the chat template, always the same text for the same conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import TYPE_CHECKING, Any
+
+from cluster.config.sections import DataConfig
+from cluster.data.conversation import Message, Messages, Unusable
+from contracts.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+QUESTION, ANSWER = "How many days has a week?", "It has seven days."
+"""A conversation that every chat template takes; templates may strip white space around the answer."""
+PROBE: Messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+SHOWN_CHARACTERS = 40
+"""How much of a template's text a message shows."""
+DATE = date(2024, 7, 26)
+"""What a dated template prints where no configuration says otherwise (evaluation)."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The tokenizer's template with its variables; nothing that changes from day to day reaches it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    variables: Mapping[str, Any]
+    today: date = DATE
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, data: DataConfig | None = None) -> ChatTemplate:
+        return cls(tokenizer, data.chat_template_kwargs, data.template_date) if data else cls(tokenizer, {})
+
+    def render(
+        self, messages: Messages, tools: list[dict[str, Any]] | None = None, *, add_generation_prompt: bool
+    ) -> str:
+        """The conversation as the chat template writes it.
+
+        Raises:
+            UserError: the tokenizer has no chat template.
+            Unusable: the template can't render the conversation; its own words are in the reason.
+        """
+        if self.tokenizer.chat_template is None:
+            raise UserError(
+                f"data: conversations, and the tokenizer {self.tokenizer.name_or_path} has no chat template: name one "
+                "in data.chat_template, use a tokenizer that has one (model.tokenizer), or prompt/completion columns"
+            )
+        noon = datetime.combine(self.today, time(12))
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages,
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                strftime_now=noon.strftime,
+                **self.variables,
+            )
+        except Exception as error:  # a template is a program of somebody else's: TypeError, KeyError, …
+            kind = "" if type(error).__module__.startswith("jinja2") else f"{type(error).__name__}: "
+            raise Unusable(f"rejected by the chat template ({kind}{first_line(error)})") from error
+        assert isinstance(text, str)
+        return text
+
+    def prompt_and_wholes(
+        self, prompt: Messages, responses: tuple[Message, ...], tools: list[dict[str, Any]] | None = None
+    ) -> tuple[str, tuple[str, ...]]:
+        """The prompt with what asks for a response, and the conversation with each of the responses.
+
+        Raises:
+            UserError: the tokenizer has no chat template.
+            Unusable: the template can't render it, or a whole does not begin with the prompt.
+        """
+        asked = self.render(prompt, tools, add_generation_prompt=True)
+        wholes = tuple(self.render([*prompt, turn], tools, add_generation_prompt=False) for turn in responses)
+        for whole in wholes:
+            if not whole.startswith(asked):
+                raise Unusable(self._no_prefix(prompt, tools, asked, whole))
+        return asked, wholes
+
+    def reject_unusable(self) -> None:
+        """Reject a template that ignores ``add_generation_prompt`` and writes a header before each response.
+
+        Raises:
+            UserError: every response would begin with the header.
+        """
+        if self.tokenizer.chat_template is None:
+            return
+        try:
+            asked = self.render(PROBE[:1], add_generation_prompt=True)
+            bare = self.render(PROBE[:1], add_generation_prompt=False)
+            whole = self.render(PROBE, add_generation_prompt=False)
+        except Unusable:  # it wants a system turn, or tools
+            return
+        header, answer, _ = whole.removeprefix(asked).partition(ANSWER)
+        if asked == bare and whole.startswith(asked) and answer and header.strip():
+            raise UserError(
+                f"data: the chat template ignores add_generation_prompt, so that {_shown(header)} would be part of "
+                "every response: name a template in data.chat_template that writes it when it is asked for"
+            )
+
+    def shows_tools(self) -> bool:
+        """Whether the template does anything with tools."""
+        return "tools" in str(self.tokenizer.chat_template)
+
+    def _no_prefix(self, prompt: Messages, tools: list[dict[str, Any]] | None, asked: str, whole: str) -> str:
+        """Why the whole does not begin with the prompt, and what to set."""
+        bare = self.render(prompt, tools, add_generation_prompt=False)
+        switch = next((name for name in ("enable_thinking", "thinking") if self._knows(name)), None)
+        set_it = f"set data.chat_template_kwargs {{{switch}: false}}" if switch and switch not in self.variables else ""
+        if asked.startswith(bare) and whole.startswith(bare):
+            opens = asked[len(bare) :]
+            remedy = set_it or "name a template in data.chat_template that writes the same in both cases"
+            return f"whose response the chat template does not begin as it asks for one, with {_shown(opens)}: {remedy}"
+        remedy = "name a template in data.chat_template that does not"
+        if self._knows("preserve_thinking") or self._knows("clear_thinking"):
+            remedy = "see its variables preserve_thinking and clear_thinking (data.chat_template_kwargs)"
+        return f"whose earlier turns the chat template writes otherwise when a response follows: {remedy}"
+
+    def _knows(self, variable: str) -> bool:
+        return variable in str(self.tokenizer.chat_template)
+
+
+def _shown(text: str) -> str:
+    """The end of a text that names what it is about, with its line breaks readable."""
+    return repr(text if len(text) <= SHOWN_CHARACTERS else f"…{text[-SHOWN_CHARACTERS:]}")

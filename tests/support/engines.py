@@ -18,11 +18,11 @@ from actors.token_table import TokenTable
 from cluster.weights.messages import Ack
 from cluster.weights.publisher_spec import PublisherSpec
 from learner.zero.weights import metadata, named_layers
-from support import architectures, models
+from support import architectures, models, nccl
 from support.models import token_logps
 
 # Ray's workers do not have the folder of the tests on their path.
-for _module in (architectures, models, sys.modules[__name__]):
+for _module in (architectures, models, nccl, sys.modules[__name__]):
     cloudpickle.register_pickle_by_value(_module)
 
 MAX_LENGTH = 512

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import queue
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -24,12 +23,14 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.engine_options import receiver_of
 from actors.inprocess import InProcessEngine
+from actors.weights import digesting
 from actors.weights.digesting import DigestingIpc, DigestingNccl
 from actors.weights.receivers import GlooReceiver, SharedMemoryReceiver
 from actors.weights.wire import Bucket, Entry, StagedUpdate
 from cluster.weights.client import ActorsClient
-from cluster.weights.senders import GlooSender, SharedMemorySender
+from cluster.weights.senders import GlooSender, NcclSender, SharedMemorySender
 from cluster.weights.staging import StagedVersions
+from support.nccl import FakeNccl, Group, one_stream
 
 pytestmark = pytest.mark.contract
 
@@ -42,9 +43,9 @@ def fields_of(kind: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
-@pytest.mark.parametrize("backend", ["shm", "gloo", "nccl", "ipc"])
-def test_both_ends_of_every_backend_are_registered(backend):
-    assert backend in WeightTransferTrainerFactory._registry
+@pytest.mark.parametrize(("backend", "sender"), [("shm",) * 2, ("gloo",) * 2, ("nccl", "abortable-nccl"), ("ipc",) * 2])
+def test_both_ends_of_every_backend_are_registered(backend, sender):
+    assert sender in WeightTransferTrainerFactory._registry
     assert receiver_of(backend) in WeightTransferEngineFactory._registry
     assert issubclass(WeightTransferEngineFactory._registry[receiver_of(backend)](), base.WeightTransferEngine)
 
@@ -56,7 +57,7 @@ def test_receivers_define_all_that_vllm_calls(ours):
     assert names_of(base.WeightTransferEngine.__init__) == {"self", "config", "vllm_config", "device", "model"}
 
 
-@pytest.mark.parametrize("ours", [SharedMemorySender, GlooSender])
+@pytest.mark.parametrize("ours", [SharedMemorySender, GlooSender, NcclSender])
 def test_senders_define_all_that_vllm_calls(ours):
     assert not inspect.isabstract(ours)
     assert {"client", "source", "is_sender"} <= names_of(base.TrainerWeightTransferEngine.__init__)
@@ -137,21 +138,6 @@ def test_outputs_say_which_weights_generated_which_tokens():
     assert {"skip_tokenizer_init", "weight_transfer_config", "worker_extension_cls"} <= fields_of(EngineArgs)
 
 
-class InMemory:
-    """Rank 0's broadcasts, in order, for one receiver."""
-
-    def __init__(self) -> None:
-        self.sent: queue.Queue[torch.Tensor] = queue.Queue()
-
-    def sender(self) -> SimpleNamespace:
-        return SimpleNamespace(broadcast=lambda tensor, **_: self.sent.put(tensor.clone()), destroy=lambda: None)
-
-    def receiver(self) -> SimpleNamespace:
-        return SimpleNamespace(
-            broadcast=lambda tensor, **_: tensor.copy_(self.sent.get(timeout=60)), destroy=lambda: None
-        )
-
-
 class Worker:
     """vLLM's NCCL receiver behind the four calls, without Ray and engine."""
 
@@ -185,11 +171,11 @@ def test_vllms_nccl_ends_carry_a_staged_version():
     weights = {"a": torch.randn(3, 5), "b.c": torch.randn(7).bfloat16(), "d": torch.randn(2, 2, 2)}
     staged = StagedVersions(shared=False)
     staged.stage(4, [(name, w.dtype, tuple(w.shape)) for name, w in weights.items()], [list(weights.items())])
-    wire, worker = InMemory(), Worker()
+    library, group, worker = FakeNccl(), Group(2), Worker()
     with (
-        mock.patch.object(nccl_engine, "open_trainer_endpoint", lambda info: wire.sender()),
-        mock.patch.object(nccl_engine, "worker_init_process_group", lambda info, parallel: wire.receiver()),
-        mock.patch.object(torch.cuda, "current_stream", lambda: None),
+        mock.patch.object(nccl_engine, "open_trainer_endpoint", lambda info: group.join(library, 0)),
+        mock.patch.object(digesting, "worker_init_process_group", lambda info, parallel: group.join(library, 1)),
+        one_stream(),
     ):
         init = nccl_engine.NCCLTrainerInitInfo(
             rank=0, master_address="127.0.0.1", master_port=1, world_size=2, packed=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from actors.inprocess import InProcessEngine
 from actors.messages import Completion, EngineSpec
 from contracts.errors import UserError, first_line
 from contracts.pair import TokenIds
+
+WEIGHTS, CACHE = "weights", "kv_cache"
+"""What vLLM calls the two parts of the memory of an engine that can sleep."""
 
 
 class SegmentEngine:
@@ -30,12 +34,16 @@ class SegmentEngine:
         Raises:
             UserError: vLLM can't load the model, or an argument that is passed on can't be used.
         """
-        os.environ.update(environment(spec.use_gpu, spec.batch_invariant))
+        os.environ.update(environment(spec.use_gpu, spec.batch_invariant, over_ipc=spec.backend == "ipc"))
         from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._config, self._ends = config, list(spec.ends)
         self._updating = False
+        self._asleep: set[str] = set()
+        """Which parts of its memory an engine that sleeps has not got back yet."""
+        self._awake = asyncio.Event()
+        self._awake.set()
         arguments = engine_arguments(spec, config)
         try:
             if spec.use_gpu:
@@ -114,8 +122,13 @@ class SegmentEngine:
         return self._engine.get_num_unfinished_requests()
 
     async def start_update(self) -> None:
-        """Freeze requests in flight, drop the prefix cache of the old weights, open the update."""
-        await self._engine.pause_generation(mode="keep", clear_cache=True)
+        """Freeze requests in flight, drop the prefix cache of the old weights, open the update. An engine that sleeps
+        gets room for weights first, and for its cache when they are loaded."""
+        if WEIGHTS in self._asleep:
+            await self._engine.wake_up(tags=[WEIGHTS])
+            self._asleep.discard(WEIGHTS)
+        if not self._asleep:
+            await self._engine.pause_generation(mode="keep", clear_cache=True)
         # vLLM rejects a second start; one is left open where the sender gave up between start and update.
         if not self._updating:
             await self._engine.start_weight_update()
@@ -137,7 +150,11 @@ class SegmentEngine:
         await self._validate_accepted()
         if damaged:
             raise RuntimeError(f"weights: {len(damaged)} arrived damaged, the first is {damaged[0]}")
+        if self._asleep:
+            await self._engine.wake_up(tags=[CACHE])
+            self._asleep.clear()
         await self._engine.resume_generation()
+        self._awake.set()
 
     async def init_transfer(self, request: Any) -> None:
         await self._engine.init_weight_transfer_engine(request)
@@ -161,11 +178,15 @@ class SegmentEngine:
         validate_accepted([Acceptance(**found) for found in await self._engine.collective_rpc("weights_acceptance")])
 
     async def sleep(self) -> None:
-        """Give the GPU's memory back; the weights are sent again before the engine wakes up to work."""
-        await self._engine.sleep(level=1)
+        """Give the GPU's memory back, that of the weights too; the next publication wakes the engine up."""
+        if not self._asleep:
+            self._awake.clear()
+            await self._engine.sleep(level=2)
+            self._asleep = {WEIGHTS, CACHE}
 
-    async def wake(self) -> None:
-        await self._engine.wake_up()
+    async def awake(self) -> None:
+        """Waits while the engine sleeps."""
+        await self._awake.wait()
 
 
 def _apart(tokens: Sequence[int]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ ON_CPU = {
 BATCH_INVARIANT = {"VLLM_BATCH_INVARIANT": "1"}
 """Kernels that give a request the same numbers whatever else is in the batch. vLLM has them for GPUs alone; on CPU a
 request's numbers do not depend on its batch."""
+WITH_HANDLES = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+"""CUDA IPC's handles are no plain data: vLLM pickles them on the way to its own processes, whom we started."""
 CPU_KV_CACHE_BYTES = 256 << 20
 BATCHED_TOKENS = 8192
 """Tokens of one step of a CPU engine, unless a single prompt may be longer."""
@@ -32,11 +34,11 @@ WITH_DIGESTS = ("nccl", "ipc")
 """Backends of vLLM's own, whose receivers are replaced by ours that note digests (actors/weights/digesting.py)."""
 
 
-def environment(use_gpu: bool, batch_invariant: bool = False) -> dict[str, str]:
+def environment(use_gpu: bool, batch_invariant: bool = False, *, over_ipc: bool = False) -> dict[str, str]:
     """Environment variables, to be set before vLLM is imported."""
     if not use_gpu:
         return QUIET | ON_CPU
-    return QUIET | (BATCH_INVARIANT if batch_invariant else {})
+    return QUIET | (BATCH_INVARIANT if batch_invariant else {}) | (WITH_HANDLES if over_ipc else {})
 
 
 def cpu_arguments(max_length: int, kv_cache_bytes: int | None = None) -> dict[str, Any]:

@@ -66,6 +66,9 @@ class StagedReceiver(WeightTransferEngine):
         finalize_layerwise_reload(self.model, self.model_config)
         self._restore_expert_kernels()
         self._repack_tied_head()
+        if self.device.type != "cpu":
+            # What the transfer needed goes back: an engine that sleeps keeps no memory but this.
+            torch.accelerator.empty_cache()
         if self.device.type == "cpu" and not self._tried:
             self._tried = True
             direct = DirectLoad.of(self.model, published)

@@ -36,7 +36,7 @@ from cluster.storage.recording import PairRecorder
 from cluster.storage.run_folder import RunFolder
 from cluster.weights.parity import ParityCheck, choose_sequences
 from cluster.weights.publisher_spec import PublisherSpec
-from cluster.workers.actor_factory import ActorFactory
+from cluster.workers.actor_factory import ActorFactory, backend_of
 from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import open_control
 from cluster.workers.failure_policy import FailurePolicy
@@ -76,6 +76,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
     """
     with ExitStack() as parts:
         group, source = start_parts(setting, parts)
+        source.prepare()
         if note := group.setup():
             setting.log.logger.info(note)
         if checkpoint:
@@ -131,10 +132,12 @@ def _start_rollouts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, B
         namespace=NAMESPACE,
     )
     parts.callback(buffer.shutdown)
-    factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label)
-    publisher = PublisherSpec(factory.engine.backend, config.weights.timeout_s, config.generation.tensor_parallel)
+    backend = backend_of(config, hardware)
+    publisher = PublisherSpec(backend, config.weights.timeout_s, config.generation.tensor_parallel)
     ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
     parts.callback(ranks.shutdown)
+    beside = ranks.placement if config.cluster.colocate else None
+    factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label, beside)
     pool = ActorPool(
         factory,
         buffer,
@@ -143,6 +146,7 @@ def _start_rollouts(setting: Setting, parts: ExitStack) -> tuple[LearnerGroup, B
         config.cluster.start_timeout_s,
         sync=WeightSync(ranks),
         requests=open_control(config.name),
+        fixed=config.cluster.colocate,
     )
     parts.callback(pool.shutdown)
     pool.add(config.generation.actors)

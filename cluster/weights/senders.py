@@ -22,6 +22,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, worker_init_payload
 from vllm.distributed.weight_transfer.nccl_common import trainer_init as open_trainer_endpoint
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 
 from actors.messages import Backend
 from actors.weights.communicator import JOIN_S, give_up, open_within
@@ -208,5 +209,8 @@ def connect(backend: Backend, client: ActorsClient) -> TrainerWeightTransferEngi
         case "ipc":
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-            init = IPCTrainerInitInfo(rank=0, packed=True)
+            # One buffer goes back and forth, and must hold the largest weight.
+            largest = max(entry.end - entry.offset for entry in client.staged.slot.update.entries)
+            size = max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, largest)
+            init = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=size)
     return WeightTransferTrainerFactory.trainer_init(init, client=client, source=client.staged)

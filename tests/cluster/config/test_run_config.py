@@ -191,7 +191,7 @@ def test_a_wrong_value_is_named_with_its_dotted_key_and_what_would_be_right(
         ),
         (
             ["cluster.colocate=true", "weights.max_staleness=0", "learner.ranks=2"],
-            "cluster.colocate true: one rank and one engine share a GPU: learner.ranks 2 and generation.actors 1 to 1",
+            "generation.actors 1: each rank shares its GPU with one engine: as many as learner.ranks 2",
         ),
         (
             ["model.from_scratch=true"],

@@ -49,8 +49,6 @@ class SegmentEngine:
             if spec.use_gpu:
                 self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
             else:
-                if not config.packed_weights:
-                    _keep_linear_weights_unpacked()
                 self._engine = InProcessEngine(EngineArgs(**arguments))
         except (ValueError, OSError, RuntimeError, KeyError, AttributeError, AssertionError, TypeError) as error:
             raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {first_line(error)}") from error
@@ -197,10 +195,3 @@ def _apart(tokens: Sequence[int]) -> dict[str, Any]:
 def version_of(label: str) -> int:
     """The engine's label of weights as an optimizer step; vLLM calls what it was started with ``default``."""
     return 0 if label == "default" else int(label)
-
-
-def _keep_linear_weights_unpacked() -> None:
-    """vLLM's CPU build packs linear weights wherever it finds oneDNN; it has no option against it."""
-    from vllm import _custom_ops
-
-    _custom_ops._supports_onednn = False

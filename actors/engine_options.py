@@ -30,6 +30,8 @@ CPU_KV_CACHE_BYTES = 256 << 20
 BATCHED_TOKENS = 8192
 """Tokens of one step of a CPU engine, unless a single prompt may be longer."""
 WORKER_EXTENSION = "actors.weights.receivers.WeightReceiver"
+UNPACKED_EXTENSION = "actors.weights.unpacked.WeightReceiver"
+"""On CPU, the same in workers whose linear weights stay as they are published."""
 WITH_DIGESTS = ("nccl", "ipc")
 """Backends of vLLM's own, whose receivers are replaced by ours that note digests (actors/weights/digesting.py)."""
 
@@ -85,6 +87,8 @@ def engine_arguments(spec: EngineSpec, config: GenerationConfig) -> dict[str, An
             arguments["kv_cache_memory_bytes"] = config.kv_cache_bytes
     else:
         arguments |= cpu_arguments(spec.max_length, config.kv_cache_bytes)
+        if not config.packed_weights:
+            arguments["worker_extension_cls"] = UNPACKED_EXTENSION
     if config.enforce_eager is not None:
         arguments["enforce_eager"] = config.enforce_eager
     for name in arguments.keys() & config.engine_args.keys():

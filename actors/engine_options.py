@@ -25,7 +25,7 @@ BATCH_INVARIANT = {"VLLM_BATCH_INVARIANT": "1"}
 """Kernels that give a request the same numbers whatever else is in the batch. vLLM has them for GPUs alone; on CPU a
 request's numbers do not depend on its batch."""
 WITH_HANDLES = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
-"""CUDA IPC's handles are no plain data: vLLM pickles them on the way to its own processes, whom we started."""
+"""CUDA IPC's handles are no plain data: vLLM serializes them as Python objects on the way to its own processes."""
 CPU_KV_CACHE_BYTES = 256 << 20
 BATCHED_TOKENS = 8192
 """Tokens of one step of a CPU engine, unless a single prompt may be longer."""

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
+from vllm.distributed.utils import StatelessProcessGroup
 from vllm.distributed.weight_transfer import base, ipc_engine, nccl_engine
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.model_loader.reload.types import LayerReloadingInfo
 from vllm.outputs import CompletionOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCore
@@ -99,7 +103,7 @@ def test_vllm_has_the_receiver_parse_what_a_sender_requested(ours):
 def test_gpu_senders_take_what_we_give_them():
     nccl, ipc = fields_of(nccl_engine.NCCLTrainerInitInfo), fields_of(ipc_engine.IPCTrainerInitInfo)
     assert {"master_address", "master_port", "world_size", "rank", "packed"} <= nccl
-    assert {"packed", "rank"} <= ipc
+    assert {"packed", "packed_buffer_size_bytes", "rank"} <= ipc
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_gpu_senders_take_what_we_give_them():
         ("update_weights", {"request"}),
         ("finish_weight_update", {"weight_version"}),
         ("sleep", {"level"}),
-        ("wake_up", set()),
+        ("wake_up", {"tags"}),
     ],
 )
 def test_the_engine_in_process_has_the_names_of_vllms_asynchronous_one(method, parameters):
@@ -133,6 +137,26 @@ def test_the_engine_keeps_what_the_one_in_process_reaches_into():
     assert {"mode", "clear_cache"} <= names_of(EngineCore.pause_scheduler)
 
 
+def test_what_is_given_up_of_vllms_communicator_is_there_and_does_nothing_afterwards():
+    assert "if self.disabled:" in inspect.getsource(PyNcclCommunicator.broadcast)
+    assert "self.nccl.ncclCommAbort(self.comm)" in inspect.getsource(PyNcclCommunicator.destroy)
+    assert {"set", "check"} <= set(dir(torch.distributed.Store))
+    assert "store" in fields_of(StatelessProcessGroup)
+
+
+def test_vllms_nccl_receiver_keeps_what_ours_sets_in_its_place():
+    source = inspect.getsource(nccl_engine.NCCLWeightTransferEngine.init_transfer_engine)
+    set_there = set(re.findall(r"self\.(\w+) =", source))
+    assert set_there == {"packed", "packed_buffer_size_bytes", "packed_num_buffers", "model_update_group"}
+    assert {"load_numel", "loaded_weights"} <= fields_of(LayerReloadingInfo)
+
+
+def test_an_engine_that_sleeps_wakes_up_part_by_part():
+    source = inspect.getsource(EngineCore.wake_up)
+    assert "fully_awake" in source and "resume_scheduler" in source  # not before its cache is there
+    assert {"level", "mode"} <= names_of(EngineCore.sleep)
+
+
 def test_outputs_say_which_weights_generated_which_tokens():
     assert {"token_ids", "logprobs", "weight_versions"} <= fields_of(CompletionOutput)
     assert {"skip_tokenizer_init", "weight_transfer_config", "worker_extension_cls"} <= fields_of(EngineArgs)
@@ -144,7 +168,9 @@ class Worker:
     def __init__(self) -> None:
         self.loaded: dict[str, torch.Tensor] = {}
         self.calls: list[str] = []
-        model = SimpleNamespace(load_weights=lambda weights: self.loaded.update((n, w.clone()) for n, w in weights))
+        model = SimpleNamespace(
+            load_weights=lambda weights: self.loaded.update((n, w.clone()) for n, w in weights), modules=list
+        )
         vllm_config: Any = SimpleNamespace(parallel_config=None, model_config=None)
         self.engine = DigestingNccl(None, vllm_config, torch.device("cpu"), model)
 

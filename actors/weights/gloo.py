@@ -7,7 +7,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor
 
-STALLED_S = 30.0
+STALLED_S = 40.0
 """Longest that one bucket may take. gloo can't be told to stop waiting, so each wait has its limit."""
 JOIN_S = 60.0
 """Longest that the members may wait for each other when the group is formed."""

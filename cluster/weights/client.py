@@ -15,7 +15,7 @@ from contracts.errors import UserError, last_line
 
 PING_S = 5.0
 """Between two questions for a sign of life, while something else is waited for."""
-ALIVE_S = 20.0
+ALIVE_S = 30.0
 """Longest wait for a sign of life. A process whose engine is busy gives one all the same."""
 GRACE_S = 3.0
 """After a first failure, how long a death is listened for: what it breaks is often noticed before."""

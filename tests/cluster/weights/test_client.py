@@ -26,6 +26,9 @@ class Actor:
     """Answers as an actor does; what ``update_weights`` does is said at the start."""
 
     def __init__(self, does: str) -> None:
+        # What the calls bring along is of vLLM; its import would keep the loop from giving a sign of life.
+        import vllm.distributed.weight_transfer.base  # noqa: F401
+
         self._does = does
 
     async def ready(self) -> int:

@@ -68,10 +68,10 @@ lint: $(READY)  ## ruff and mypy over everything
 
 bench: bench-learner bench-pipeline  ## all benchmarks: tables, and JSON in benchmarks/results
 
-bench-learner: $(READY)  ## the learner against TRL, the average against a gather loop, memory
+bench-learner: $(READY)  ## the learner against TRL, the EMA against a gather loop, memory
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner --paper
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.average
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ema
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.memory --shape 256/64/16
 
 bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, staleness, scaling (needs what make demo leaves)

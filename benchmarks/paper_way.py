@@ -1,8 +1,8 @@
 """The peer of benchmarks/pipeline.py: SAPO in one process, as the paper's code does it.
 
-Each step: the average continues the batch's prefixes with transformers' ``generate()`` while everyone waits, the
+Each step: the EMA continues the batch's prefixes with transformers' ``generate()`` while everyone waits, the
 two halves of each pair are padded and run as sequences of their own, for DPO by the reference too; then one optimizer
-step and a per-parameter average. Same plan, same cuts, same model, same data, same hyperparameters as ours.
+step and a per-parameter EMA. Same plan, same cuts, same model, same data, same hyperparameters as ours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[fl
     """Run ``steps`` optimizer steps; returns the seconds of each."""
     set_seed(config.seed)
     policy = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=torch.float32)
-    average = copy.deepcopy(policy).eval()
+    ema = copy.deepcopy(policy).eval()
     reference = copy.deepcopy(policy).eval() if config.objective.name == "dpo" else None
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.optimizer.lr, weight_decay=0.0)
     generation = config.generation
@@ -40,7 +40,7 @@ def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[fl
     for _ in range(steps):
         started = time.monotonic()
         while True:
-            for pair in _generate(average, table, plan, range(index, index + size), eos, config):
+            for pair in _generate(ema, table, plan, range(index, index + size), eos, config):
                 buffer.append([pair, 0])
             index += size
             if len(buffer) >= size:
@@ -57,7 +57,7 @@ def train(config: RunConfig, table: TokenTable, eos: int, steps: int) -> list[fl
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            for kept, new in zip(average.parameters(), policy.parameters(), strict=True):
+            for kept, new in zip(ema.parameters(), policy.parameters(), strict=True):
                 kept.mul_(config.ema.decay).add_(new, alpha=1 - config.ema.decay)
         seconds.append(time.monotonic() - started)
     return seconds

@@ -111,7 +111,7 @@ class Coordinator:
                 continue  # seen before the snapshot of a run that was not ordered
             row = held.row
             self._counts[row.outcome] += 1
-            self._limiter.accounted += 1
+            self._limiter.account()
             if row.payload is not None:
                 slot = self._index.insert(row.version, held.step - row.version) % self._index.capacity
                 fresh.setdefault(self._layout.shard(slot), {})[slot] = row.payload
@@ -160,7 +160,7 @@ class Coordinator:
 
     def _take(self) -> DrawAnswer:
         drawn = self._index.draw(self._batch)
-        self._limiter.draws += 1
+        self._limiter.drew()
         wanted: dict[int, list[int]] = {}  # slots by shard
         for slot in drawn.slots.tolist():
             wanted.setdefault(self._layout.shard(slot), []).append(slot)
@@ -177,7 +177,7 @@ class Coordinator:
             self._shards[shard].annotate.remote(SlotScores(scores))
 
     async def advance(self, step: int, published: int) -> None:
-        self._limiter.steps, self._limiter.published = step, published
+        self._limiter.advance(step, published)
         self._index.expire(step)
         self._settle()
 

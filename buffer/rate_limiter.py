@@ -62,6 +62,18 @@ class RateLimiter:
         while self.draws <= self.steps and self.accounted >= self.admitted() and size < self.needed:
             self.deficit += self.inserts_per_step
 
+    def drew(self) -> None:
+        """A batch was drawn."""
+        self.draws += 1
+
+    def account(self) -> None:
+        """The outcome of one more index is known."""
+        self.accounted += 1
+
+    def advance(self, steps: int, published: int) -> None:
+        """``steps`` optimizer steps are done, and all actors generate with weights of step ``published`` or newer."""
+        self.steps, self.published = steps, published
+
     def state(self) -> LimiterState:
         base = self.warmup_offset + self.steps * self.inserts_per_step + self.deficit
         return LimiterState(self.steps, self.published, self.accounted, base)

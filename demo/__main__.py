@@ -66,7 +66,7 @@ def main() -> int:
         "supervised start": runs["demo-sft"].policy,
         "SFT continued": runs["demo-sft-continued"].policy,
         "SAPO policy": sapo.policy,
-        "SAPO average": sapo.ema,
+        "SAPO EMA": sapo.ema,
     }
     with ThreadPoolExecutor(AT_ONCE) as pool:
         _print(console, dict(zip(models, pool.map(_evaluated, models.values()), strict=True)))

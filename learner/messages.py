@@ -47,3 +47,14 @@ class StepReport:
     """Means over the global batch, the same on every rank; times in seconds are the rank's own."""
     reference_scores: list[ReferenceScore | None]
     """Aligned with this rank's pairs; None where the cached ones served."""
+
+
+@dataclass(frozen=True)
+class Ack:
+    """An actor's answer to a publication."""
+
+    actor: str
+    version: int
+    seconds: float
+    error: str = ""
+    """Why the version did not arrive, after a retry on a rebuilt group; empty when it did."""

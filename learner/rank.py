@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from contracts.pair import PreferencePair
 from contracts.ports import free_port
 from learner.loss.objectives import resolve_objective
 from learner.loss.reference import Reference
-from learner.messages import Address, RankSpec, StepReport
+from learner.messages import Ack, Address, RankSpec, StepReport
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import DTYPES, load_model, validate_length, validate_token_ids
 from learner.model.self_check import check_forward
@@ -33,6 +33,9 @@ from learner.zero.residence import Residence
 from learner.zero.shards import Shards
 from learner.zero.weight_sink import WeightSink
 from learner.zero.weights import metadata, named_layers, validate_publishable
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 
 class LearnerRank:
@@ -140,14 +143,14 @@ class LearnerRank:
         self._validate_finite("gradient norm", grad_norm)
         stepped = time.monotonic()
         self.ema.update()
-        averaged = time.monotonic()
+        moved = time.monotonic()
         self.steps += 1
         self.reference.renew_if_due(self.steps)
         times = {
             "time/reference_s": referred - started,
             "time/forward_backward_s": computed - referred,
             "time/optimizer_s": stepped - computed,
-            "time/average_s": averaged - stepped,
+            "time/ema_s": moved - stepped,
         }
         return StepReport(metrics | {"grad_norm": grad_norm, "lr": lr} | times, fresh)
 
@@ -169,12 +172,12 @@ class LearnerRank:
         """Come back to the GPU, bit for bit."""
         self._residence.come_back()
 
-    def send(self) -> Any:
+    def send(self) -> list[Ack]:
         """Send the newest staged weights; runs beside ``step``. Rank 0 alone."""
         assert self.sink is not None
         return self.sink.send()
 
-    def retarget(self, actors: dict[str, Any]) -> None:
+    def retarget(self, actors: dict[str, ActorHandle]) -> None:
         """Send to these actors from now on. Rank 0 alone."""
         assert self.sink is not None
         self.sink.retarget(actors)

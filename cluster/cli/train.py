@@ -40,6 +40,8 @@ def _run(config: RunConfig, resume: bool, overwrite: bool) -> None:
     try:
         result = run(anchored(config, Path.cwd(), checkout()), resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
-        print("sapo: interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        saved = next(config.run_dir.glob("checkpoints/step-*/run.json"), None)
+        then = "--resume goes on from the newest checkpoint" if saved else "there is no checkpoint yet"
+        print(f"sapo: interrupted; {then}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     print(f"policy: {result.policy}\nEMA: {result.ema}\nmetrics: {result.folder / 'metrics.jsonl'}")

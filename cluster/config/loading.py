@@ -79,7 +79,9 @@ def _overridden(config: DictConfig, override: str) -> DictConfig:
         merged = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
     except MarkedYAMLError as error:
         raise UserError(f"override {override!r}: not YAML: {error.problem}") from error
-    except (OmegaConfBaseException, YAMLError, TypeError) as error:  # TypeError: a list in place of a section
+    except TypeError as error:
+        raise UserError(f"override {override!r}: {key} is a section; set its keys, as {key}.KEY=value") from error
+    except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"override {override!r}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
     return merged

@@ -34,6 +34,8 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
         raise UserError(f"method {config.method}: only method sapo generates pairs")
     inputs = read_inputs(config)
     with ExitStack() as stack:
+        recorder = PairRecorder(out)
+        stack.callback(recorder.close)
         log = RunLog(config.name)
         stack.callback(log.close)
         log.logger.info(inputs.report)
@@ -56,8 +58,6 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
         pool = ActorPool(factory, buffer, FailurePolicy(Limits()), log.logger, config.cluster.start_timeout_s)
         stack.callback(pool.shutdown)
         pool.add(config.generation.actors)
-        recorder = PairRecorder(out)
-        stack.callback(recorder.close)
         written = 0
         for step in range(batches):
             draw = buffer.resolve(wait_for(buffer.draw_ref(), pool))

@@ -12,11 +12,11 @@ from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
 from actors.messages import Backend
 from cluster.weights.client import ActorsClient, TransferFailed
-from cluster.weights.messages import Ack
 from cluster.weights.senders import connect
 from cluster.weights.slot import Layer, Metadata, Slot
 from cluster.weights.staging import StagedVersions
 from contracts.errors import first_line
+from learner.messages import Ack
 
 ATTEMPTS = 2
 """That one actor may fail before it is given up."""

@@ -10,11 +10,11 @@ from enum import Enum
 from typing import Any, Protocol
 
 from buffer.messages import BufferStats
-from cluster.weights.messages import Ack
 from cluster.workers.failure_policy import Action, ActorFailed, FailurePolicy
 from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure
 from cluster.workers.resources import totals
 from contracts.errors import UserError
+from learner.messages import Ack
 
 
 class State(Enum):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from contracts.errors import UserError, first_line
-from contracts.version import VERSION
+from contracts.version import VERSION, validate_format
 
 FORMAT = 1
 """Raised whenever files of the format before can't be read any more."""
@@ -120,18 +120,15 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _read_manifest(folder: Path, rank: int) -> dict[str, Any]:
     path, unnumbered = folder / f"rank-{rank}.json", folder / f"rank-{rank}.pt"
-    reads = f"sapo {VERSION} reads format {FORMAT} alone"
-    if not path.is_file() and unnumbered.is_file():
-        raise UserError(f"{unnumbered}: a checkpoint from before format 1, without a format number; {reads}")
+    if not path.is_file() and unnumbered.is_file():  # torch.save's, from before format 1
+        validate_format(str(unnumbered), None, FORMAT)
     if not path.is_file():
         raise UserError(f"{path}: missing; the checkpoint was made with fewer learner.ranks, or is not on this node")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: damaged ({first_line(error)}); resume from another checkpoint") from error
-    if manifest.get("format") != FORMAT:
-        written = f"format {manifest.get('format')}, written by sapo {manifest.get('program')}"
-        raise UserError(f"{path}: a checkpoint of {written}; {reads}")
+    validate_format(str(path), manifest.get("format"), FORMAT)
     return manifest
 
 

@@ -10,10 +10,17 @@ import pytest
 
 from buffer.config import BufferConfig
 from buffer.coordinator import Coordinator
-from buffer.messages import InsertRequest, InsertRow, Outcome
+from buffer.messages import InsertRequest, InsertRow, Outcome, SlotPayloads
 
 
-def run(story: Callable[[Coordinator], Awaitable[None]], *, ordered: bool = True, ahead: int = 0, r: int = 8) -> None:
+def run(
+    story: Callable[[Coordinator], Awaitable[None]],
+    *,
+    ordered: bool = True,
+    ahead: int = 0,
+    r: int = 8,
+    shards: list[Any] | None = None,
+) -> None:
     async def begin() -> None:
         coordinator = Coordinator(
             BufferConfig(capacity=100),
@@ -23,7 +30,7 @@ def run(story: Callable[[Coordinator], Awaitable[None]], *, ordered: bool = True
             ordered=ordered,
             ahead=ahead,
             behind=0,
-            shards=[None],
+            shards=shards or [None],
         )
         await asyncio.wait_for(story(coordinator), 10)
 
@@ -39,6 +46,35 @@ async def soon(*coroutines: Awaitable[Any]) -> list[asyncio.Future[Any]]:
 
 def identical(actor: str, *indices: int) -> InsertRequest:
     return InsertRequest(actor, [InsertRow(index, Outcome.IDENTICAL, None, -1) for index in indices], 0)
+
+
+class HeldShard:
+    """Stands for a shard's handle; keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, bytes] = {}
+        self.insert = self.get = self
+
+    def remote(self, sent: SlotPayloads | list[int]) -> SlotPayloads | None:
+        if isinstance(sent, SlotPayloads):
+            self.held |= sent.payloads
+            return None
+        return SlotPayloads({slot: self.held[slot] for slot in sent})
+
+
+def test_payloads_lie_in_equal_shares_and_are_found_again():
+    shards = [HeldShard() for _ in range(4)]
+
+    async def story(coordinator: Coordinator) -> None:
+        await coordinator.lease("a", 100)
+        rows = [InsertRow(index, Outcome.INSERTED, bytes([index]), 0) for index in range(100)]
+        await coordinator.insert(InsertRequest("a", rows, 0))
+        answer = await coordinator.draw()
+        assert [len(shard.held) for shard in shards] == [25, 25, 25, 25]
+        found = {slot: payload for share in answer.payloads for slot, payload in share.payloads.items()}
+        assert sorted(found[slot] for slot in answer.drawn.slots.tolist()) == [bytes([index]) for index in range(100)]
+
+    run(story, r=100, shards=shards)
 
 
 def test_waiting_actors_share_a_steps_work_equally():

@@ -15,8 +15,8 @@ from actors.generator import GenerationActor
 from actors.messages import Backend, EngineSpec, Work
 from actors.plan import Plan
 from actors.token_table import TokenTable
-from cluster.weights.messages import Ack
 from cluster.weights.publisher_spec import PublisherSpec
+from learner.messages import Ack
 from learner.zero.weights import metadata, named_layers
 from support import architectures, models, nccl
 from support.models import token_logps

@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
 from learner.config import EmaConfig, LearnerConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, ReferenceConfig
-from learner.messages import RankSpec
+from learner.messages import Ack, RankSpec
 from learner.zero.weights import WeightMetadata
 
 STEPS, BATCH = 20, 6
@@ -121,7 +121,8 @@ class Recorder:
             most = max(most, sum(p.numel() for p in whole))
         self.seen = {"version": version, "metadata": metadata, "weights": kept, "most_gathered": most}
 
-    def send(self) -> None: ...
+    def send(self) -> list[Ack]:
+        return []
 
     def retarget(self, actors: dict[str, Any]) -> None: ...
 

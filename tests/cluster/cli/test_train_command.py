@@ -14,6 +14,7 @@ import yaml
 
 from cluster.config.loading import load_config
 from cluster.config.run_config import RunConfig
+from cluster.storage.checkpoints import write_manifest
 from demo.model import write_model
 from support.command_line import Sapo
 
@@ -73,14 +74,20 @@ def test_a_model_that_only_the_hub_may_have_is_rejected_fast_when_offline(sapo: 
     assert time.monotonic() - began < 60
 
 
-def test_an_interrupted_run_says_how_to_go_on(sapo: Sapo, run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_says_how_to_go_on(
+    sapo: Sapo, run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def train(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cluster.run.train.train", train)
     said = sapo("train", run_file)
-    assert said.status == 130
-    assert "--resume" in said.err
+    assert (said.status, said.err) == (130, "sapo: interrupted; there is no checkpoint yet\n")
+    checkpoint = tmp_path / "runs" / "r" / "checkpoints" / "step-3"
+    checkpoint.mkdir(parents=True)
+    write_manifest(checkpoint, step=3, rows=1)
+    said = sapo("train", run_file)
+    assert (said.status, said.err) == (130, "sapo: interrupted; --resume goes on from the newest checkpoint\n")
 
 
 @pytest.mark.slow

@@ -8,24 +8,8 @@ import numpy as np
 
 from cluster.sources.replay import ReplaySource
 from cluster.storage.recording import PairRecorder, read_batches
-from contracts.pair import PreferencePair, ReferenceScore, as_token_ids
-
-
-def generated(index: int) -> PreferencePair:
-    return PreferencePair(
-        prompt=as_token_ids([1, 2]),
-        chosen=as_token_ids([3, 4, 5]),
-        start=1,
-        end=2,
-        replacement=as_token_ids([9, 8]),
-        suffix_kept=True,
-        index=index,
-        row=7,
-        actor="actor-0",
-        versions=as_token_ids([4, 5]),
-        mean_logprob=-0.25,
-        ended=False,
-    )
+from contracts.pair import ReferenceScore
+from support.pairs import generated
 
 
 def test_a_replay_gives_the_recorded_batches_step_by_step(tmp_path: Path) -> None:

@@ -11,25 +11,9 @@ import pytest
 
 from cluster.storage.recording import SCHEMA, PairRecorder, read_batches
 from contracts.errors import UserError
-from contracts.pair import PreferencePair, as_token_ids, offline_pair
+from contracts.pair import as_token_ids, offline_pair
 from contracts.version import VERSION
-
-
-def generated(index: int) -> PreferencePair:
-    return PreferencePair(
-        prompt=as_token_ids([1, 2]),
-        chosen=as_token_ids([3, 4, 5]),
-        start=1,
-        end=2,
-        replacement=as_token_ids([9, 8]),
-        suffix_kept=True,
-        index=index,
-        row=7,
-        actor="actor-0",
-        versions=as_token_ids([4, 5]),
-        mean_logprob=-0.25,
-        ended=False,
-    )
+from support.pairs import generated
 
 
 def test_batches_come_back_equal_and_in_order(tmp_path: Path) -> None:

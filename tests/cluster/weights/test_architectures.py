@@ -20,7 +20,7 @@ from support.engines import MAX_LENGTH, SEQUENCES, Sender, largest_difference, s
 
 TOLERANCE_NATS = 1e-4
 LOOSER = {"gemma2": 1e-3}
-"""vLLM's CPU kernel approximates the tanh that caps attention scores: as far off before the first publication."""
+"""As far off before the first publication, perhaps by how vLLM's CPU kernel computes the cap of attention scores."""
 
 
 def restarting() -> type[GenerationActor]:

@@ -20,9 +20,9 @@ from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
 from cluster.weights import senders
-from cluster.weights.messages import Ack
 from cluster.weights.publisher import Publisher
 from cluster.weights.staging import StagedVersions
+from learner.messages import Ack
 from support.engines import SEQUENCES, largest_difference, start_actor
 from support.models import save_llama, token_logps
 from support.nccl import FakeNccl, Group, one_stream

@@ -80,6 +80,7 @@ def test_a_newcomer_alone_is_brought_up(transport: Transport):
     publisher.retarget({"a": mock.sentinel.handle, "b": mock.sentinel.handle})
     assert {ack.actor: ack.version for ack in publisher.send()} == {"a": 1, "b": 1}
     assert transport.sent == [(("a",), 1), (("b",), 1)]
+    assert transport.left == [("a",)]  # the group without the newcomer is given up
 
 
 @pytest.mark.parametrize(

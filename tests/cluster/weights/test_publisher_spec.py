@@ -31,7 +31,7 @@ def test_where_learner_and_engine_share_a_gpu_nccl_is_not_chosen(nodes, chosen):
     assert choose_backend("auto", True, nodes, colocate=True) == chosen
 
 
-def test_the_driver_loads_neither_vllm_nor_torch_with_them():
-    code = "import sys, cluster.weights.messages; print({'torch', 'vllm'} & set(sys.modules))"
+def test_the_answers_to_a_publication_are_read_without_vllm_or_torch():
+    code = "import sys, learner.messages; print({'torch', 'vllm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

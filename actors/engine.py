@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from actors.messages import Completion, EngineSpec
 from contracts.errors import UserError, first_line
 from contracts.pair import TokenIds
 
+WEIGHTS, CACHE = "weights", "kv_cache"
+"""What vLLM calls the two parts of the memory of an engine that can sleep."""
 LOADING_ERRORS = (ValueError, OSError, RuntimeError, KeyError, AttributeError, AssertionError, TypeError)
 """What libraries raise at the start of an engine over a model or an argument that they can't use, beside vLLM's own
 errors, which are none of these."""
@@ -38,23 +41,28 @@ class SegmentEngine:
         Raises:
             UserError: vLLM can't load the model, or an argument that is passed on can't be used.
         """
-        os.environ.update(environment(spec.use_gpu, spec.batch_invariant))
+        os.environ.update(environment(spec.use_gpu, spec.batch_invariant, over_ipc=spec.backend == "ipc"))
         from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
         from vllm.exceptions import VLLMError
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._config, self._ends = config, list(spec.ends)
-        self._updating = False
+        self._begin_awake()
         arguments = engine_arguments(spec, config)
         try:
             if spec.use_gpu:
                 self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
             else:
-                if not config.packed_weights:
-                    _keep_linear_weights_unpacked()
                 self._engine = InProcessEngine(EngineArgs(**arguments))
         except (*LOADING_ERRORS, VLLMError) as error:
             raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {first_line(error)}") from error
+
+    def _begin_awake(self) -> None:
+        self._updating = False
+        self._asleep: set[str] = set()
+        """Which parts of its memory an engine that sleeps has not got back yet."""
+        self._awake = asyncio.Event()
+        self._awake.set()
 
     async def complete(self, context: TokenIds, max_tokens: int, seed: int, request: str) -> Completion:
         """Continue ``context``, int32 [tokens], by at most ``max_tokens`` tokens.
@@ -139,8 +147,13 @@ class SegmentEngine:
         return self._engine.get_num_unfinished_requests()
 
     async def start_update(self) -> None:
-        """Freeze requests in flight, drop the prefix cache of the old weights, open the update."""
-        await self._engine.pause_generation(mode="keep", clear_cache=True)
+        """Freeze requests in flight, drop the prefix cache of the old weights, open the update. An engine that sleeps
+        gets room for weights first, and for its cache when they are loaded."""
+        if WEIGHTS in self._asleep:
+            await self._engine.wake_up(tags=[WEIGHTS])
+            self._asleep.discard(WEIGHTS)
+        if not self._asleep:
+            await self._engine.pause_generation(mode="keep", clear_cache=True)
         # vLLM rejects a second start; one is left open where the sender gave up between start and update.
         if not self._updating:
             await self._engine.start_weight_update()
@@ -162,7 +175,11 @@ class SegmentEngine:
         await self._validate_accepted()
         if damaged:
             raise RuntimeError(f"weights: {len(damaged)} arrived damaged, the first is {damaged[0]}")
+        if self._asleep:
+            await self._engine.wake_up(tags=[CACHE])
+            self._asleep.clear()
         await self._engine.resume_generation()
+        self._awake.set()
 
     async def init_transfer(self, request: Any) -> None:
         await self._engine.init_weight_transfer_engine(request)
@@ -186,11 +203,15 @@ class SegmentEngine:
         validate_accepted([Acceptance(**found) for found in await self._engine.collective_rpc("weights_acceptance")])
 
     async def sleep(self) -> None:
-        """Give the GPU's memory back; the weights are sent again before the engine wakes up to work."""
-        await self._engine.sleep(level=1)
+        """Give the GPU's memory back, that of the weights too; the next publication wakes the engine up."""
+        if not self._asleep:
+            self._awake.clear()
+            await self._engine.sleep(level=2)
+            self._asleep = {WEIGHTS, CACHE}
 
-    async def wake(self) -> None:
-        await self._engine.wake_up()
+    async def awake(self) -> None:
+        """Waits while the engine sleeps."""
+        await self._awake.wait()
 
 
 def _apart(tokens: Sequence[int]) -> dict[str, Any]:
@@ -201,10 +222,3 @@ def _apart(tokens: Sequence[int]) -> dict[str, Any]:
 def version_of(label: str) -> int:
     """The engine's label of weights as an optimizer step; vLLM calls what it was started with ``default``."""
     return 0 if label == "default" else int(label)
-
-
-def _keep_linear_weights_unpacked() -> None:
-    """vLLM's CPU build packs linear weights wherever it finds oneDNN; it has no option against it."""
-    from vllm import _custom_ops
-
-    _custom_ops._supports_onednn = False

@@ -24,19 +24,23 @@ ON_CPU = {
 BATCH_INVARIANT = {"VLLM_BATCH_INVARIANT": "1"}
 """Kernels that give a request the same numbers whatever else is in the batch. vLLM has them for GPUs alone; on CPU a
 request's numbers do not depend on its batch."""
+WITH_HANDLES = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+"""CUDA IPC's handles are no plain data: vLLM serializes them as Python objects on the way to its own processes."""
 CPU_KV_CACHE_BYTES = 256 << 20
 BATCHED_TOKENS = 8192
 """Tokens of one step of a CPU engine, unless a single prompt may be longer."""
 WORKER_EXTENSION = "actors.weights.receivers.WeightReceiver"
+UNPACKED_EXTENSION = "actors.weights.unpacked.WeightReceiver"
+"""On CPU, the same in workers whose linear weights stay as they are published."""
 WITH_DIGESTS = ("nccl", "ipc")
 """Backends of vLLM's own, whose receivers are replaced by ours that note digests (actors/weights/digesting.py)."""
 
 
-def environment(use_gpu: bool, batch_invariant: bool = False) -> dict[str, str]:
+def environment(use_gpu: bool, batch_invariant: bool = False, *, over_ipc: bool = False) -> dict[str, str]:
     """Environment variables, to be set before vLLM is imported."""
     if not use_gpu:
         return QUIET | ON_CPU
-    return QUIET | (BATCH_INVARIANT if batch_invariant else {})
+    return QUIET | (BATCH_INVARIANT if batch_invariant else {}) | (WITH_HANDLES if over_ipc else {})
 
 
 def cpu_arguments(max_length: int, kv_cache_bytes: int | None = None) -> dict[str, Any]:
@@ -83,6 +87,8 @@ def engine_arguments(spec: EngineSpec, config: GenerationConfig) -> dict[str, An
             arguments["kv_cache_memory_bytes"] = config.kv_cache_bytes
     else:
         arguments |= cpu_arguments(spec.max_length, config.kv_cache_bytes)
+        if not config.packed_weights:
+            arguments["worker_extension_cls"] = UNPACKED_EXTENSION
     if config.enforce_eager is not None:
         arguments["enforce_eager"] = config.enforce_eager
     for name in arguments.keys() & config.engine_args.keys():

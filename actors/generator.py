@@ -118,6 +118,7 @@ class GenerationActor:
         """Complete the segment of one index, splice it, and put what came of it in the outbox."""
         item = self._plan.item(index)
         row = self._table[item.row]
+        await self._engine.awake()
         with self._busy:
             completion = await self._complete(row, item)
             self._outbox.put(Finished(index, *self._spliced(row, item, completion)))
@@ -206,10 +207,8 @@ class GenerationActor:
         self._leave.set()
 
     async def sleep(self) -> None:
+        """Leave the GPU to the learner; the next publication ends it."""
         await self._engine.sleep()
-
-    async def wake(self) -> None:
-        await self._engine.wake()
 
 
 def _first(failures: BaseExceptionGroup) -> BaseException:

@@ -130,8 +130,8 @@ class InProcessEngine:
     async def sleep(self, level: int = 1) -> None:
         await self._on_thread(lambda: self._engine.sleep(level))
 
-    async def wake_up(self) -> None:
-        await self._on_thread(self._engine.wake_up)
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        await self._on_thread(lambda: self._engine.wake_up(tags))
 
     @property
     def _core(self) -> Any:

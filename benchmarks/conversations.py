@@ -45,11 +45,23 @@ SHAPES = {
 
 def write(shape: str, folder: Path) -> str:
     """Write rows, model and configuration into ``folder``; returns the configuration's path."""
-    lengths, draw = SHAPES[shape], np.random.default_rng(0)
+    lengths = SHAPES[shape]
+    write_rows(lengths, ROWS, folder / "rows.jsonl")
+    model = folder / "model"
+    write_model(model)
+    with_random_weights(model, max_position_embeddings=lengths.longest)
+    path = folder / f"{shape}.yaml"
+    path.write_text(json.dumps(_config(lengths, model, folder / "rows.jsonl")))  # which is YAML, too
+    return str(path)
+
+
+def write_rows(lengths: Lengths, count: int, path: Path) -> None:
+    """``count`` conversations of the demo's words."""
+    draw = np.random.default_rng(0)
     words = np.array(WORDS + [str(n) for n in range(LARGEST_SUM + 1)])
     longest_prompt, longest = lengths.longest_prompt - TURNS, lengths.longest - TURNS
-    with open(folder / "rows.jsonl", "w") as out:
-        for _ in range(ROWS):
+    with open(path, "w") as out:
+        for _ in range(count):
             prompt, response = (
                 int(np.exp(draw.normal(np.log(median), lengths.sigma))) for median in (lengths.prompt, lengths.response)
             )
@@ -57,12 +69,6 @@ def write(shape: str, folder: Path) -> str:
             response = min(max(response, SHORTEST), longest - prompt)
             turns = [(role, " ".join(draw.choice(words, n))) for role, n in (("user", prompt), ("assistant", response))]
             out.write(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
-    model = folder / "model"
-    write_model(model)
-    with_random_weights(model, max_position_embeddings=lengths.longest)
-    path = folder / f"{shape}.yaml"
-    path.write_text(json.dumps(_config(lengths, model, folder / "rows.jsonl")))  # which is YAML, too
-    return str(path)
 
 
 def _config(lengths: Lengths, model: Path, rows: Path) -> dict[str, Any]:

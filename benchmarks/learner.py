@@ -63,21 +63,21 @@ def make_model() -> PreTrainedModel:
     return LlamaForCausalLM(config).train()
 
 
-def make_pairs(shape: str, count: int, seed: int = 0) -> list[PreferencePair]:
+def make_pairs(shape: str, count: int, seed: int = 0, vocabulary: int = VOCABULARY) -> list[PreferencePair]:
     """``prompt/response/segment`` in tokens; prompts vary by 20 %, cuts are uniform, the suffix is kept, and a cached
     reference is 1 % off the uniform distribution."""
     prompt, response, segment = map(int, shape.split("/"))
     rng = np.random.default_rng(seed)
 
     def draw(tokens: int) -> np.ndarray:
-        return rng.integers(3, VOCABULARY, tokens).astype(np.int32)
+        return rng.integers(3, vocabulary, tokens).astype(np.int32)
 
     pairs = []
     for index in range(count):
         start = int(rng.integers(0, response - segment + 1))
         tokens = int(prompt * rng.uniform(0.8, 1.2))
         counts = np.array([start, segment, response - start - segment, segment, response - start - segment])
-        reference = ReferenceScore(0, (-np.log(VOCABULARY) * counts * rng.uniform(0.99, 1.01, 5)).astype(np.float32))
+        reference = ReferenceScore(0, (-np.log(vocabulary) * counts * rng.uniform(0.99, 1.01, 5)).astype(np.float32))
         pairs.append(
             PreferencePair(
                 draw(tokens), draw(response), start, start + segment, draw(segment), True, index
@@ -96,9 +96,9 @@ def ours(model: PreTrainedModel, pairs: list[PreferencePair], mode: Mode, object
 
     def step() -> tuple[float, int]:
         total, tokens = 0.0, 0
-        for batch in pack(pairs, ONE_ROW, mode):
+        for batch in (packed.to(model.device) for packed in pack(pairs, ONE_ROW, mode)):
             logps = score(model, batch, 1024, prefix_grad=loss_of.needs_prefix_grad)
-            reference = torch.from_numpy(_reference(pairs)[list(batch.pairs)])
+            reference = torch.from_numpy(_reference(pairs)[list(batch.pairs)]).to(model.device)
             loss, _ = loss_of.fn(Scores(logps, batch.counts, reference))
             (loss / len(pairs)).backward()
             total += loss.item() / len(pairs)
@@ -113,7 +113,7 @@ def trl_dpo(model: PreTrainedModel, pairs: list[PreferencePair], *, online: bool
     """DPOTrainer's own collator, loss and patched head; ``online`` runs its reference model in every step."""
     from trl import DPOConfig, DPOTrainer
 
-    arguments = DPOConfig(beta=BETA, max_length=None, **_quiet())
+    arguments = DPOConfig(beta=BETA, max_length=None, **_quiet(model))
     trainer = DPOTrainer(
         copy.deepcopy(model),
         copy.deepcopy(model).eval(),
@@ -145,7 +145,7 @@ def trl_dpo(model: PreTrainedModel, pairs: list[PreferencePair], *, online: bool
 def trl_orpo(model: PreTrainedModel, pairs: list[PreferencePair]) -> Step:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    arguments = ORPOConfig(beta=ORPO_WEIGHT, max_length=1 << 20, **_quiet())
+    arguments = ORPOConfig(beta=ORPO_WEIGHT, max_length=1 << 20, **_quiet(model))
     trainer = ORPOTrainer(copy.deepcopy(model), args=arguments, train_dataset=_rows(), processing_class=_tokenizer())
     features = []
     for p in pairs:
@@ -165,6 +165,7 @@ def trl_orpo(model: PreTrainedModel, pairs: list[PreferencePair]) -> Step:
 def _trl_step(trainer: Any, inputs: dict[str, Any]) -> Step:
     ids = [v for k, v in inputs.items() if k.endswith("input_ids") and not k.startswith("prompt")]
     tokens = sum(v.shape[0] for v in ids) * max(v.shape[1] for v in ids)
+    inputs = trainer._prepare_inputs(inputs)
 
     def step() -> tuple[float, int]:
         loss = trainer.compute_loss(trainer.model, inputs)
@@ -176,14 +177,14 @@ def _trl_step(trainer: Any, inputs: dict[str, Any]) -> Step:
     return step
 
 
-def _quiet() -> dict[str, Any]:
+def _quiet(model: PreTrainedModel) -> dict[str, Any]:
     # A folder must be named; nothing is saved, so none is made for it.
     return {
         "output_dir": tempfile.gettempdir(),
         "report_to": [],
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
+        "use_cpu": model.device.type == "cpu",
+        "bf16": model.dtype == torch.bfloat16,
+        "gradient_checkpointing": model.is_gradient_checkpointing,
         "disable_tqdm": True,
         "per_device_train_batch_size": 1,
     }

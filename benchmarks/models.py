@@ -16,10 +16,18 @@ SHAPES = {
 }
 
 
-def with_random_weights(folder: Path, **changes: Any) -> None:
-    """Add weights to a folder that holds a config.json and a tokenizer, fp32; ``changes``: to its configuration."""
+def with_random_weights(folder: Path, dtype: str = "float32", device: str = "cpu", **changes: Any) -> None:
+    """Add weights to a folder that holds a config.json and a tokenizer.
+
+    Args:
+        device: on which they are drawn; of billions, a GPU draws them in seconds.
+        changes: to the model's configuration.
+    """
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **changes)).save_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, **changes)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.save_pretrained(folder)
 
 
 def write_llama(folder: Path, size: str, vocabulary: int) -> str:

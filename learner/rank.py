@@ -34,6 +34,7 @@ from learner.zero.ema import Ema
 from learner.zero.engine import Scorer, initialize, join_group, take_optimizer_step
 from learner.zero.export import export
 from learner.zero.optim import effective_zero_stage, schedule
+from learner.zero.residence import Residence
 from learner.zero.shards import Shards
 from learner.zero.weight_sink import WeightSink
 from learner.zero.weights import metadata, named_layers, validate_publishable
@@ -113,6 +114,7 @@ class LearnerRank:
         unused = spec.reference.model_copy(update={"mode": "none"})
         reference = spec.reference if objective.needs_reference else unused
         self.reference = Reference(reference, self.module, self.shards, self.ema, DTYPES[spec.model.dtype])
+        self._residence = Residence(self._device, self._engine, self.shards, self.ema, self.reference)
         self._checked = not learner.self_check
         if self._make_sink is not None and self.rank == 0:
             # Last: a sink imports vllm, which must find torch and deepspeed set up.
@@ -189,6 +191,15 @@ class LearnerRank:
                 self.sink.stage(version, metadata(self.module), layers)
             for _ in layers:  # a sink has left none
                 pass
+
+    def sleep(self) -> int:
+        """Leave the GPU to an engine; returns the bytes that are moved to the host. Until ``wake`` the rank can do
+        nothing but ``send`` and ``retarget``."""
+        return self._residence.leave()
+
+    def wake(self) -> None:
+        """Come back to the GPU, bit for bit."""
+        self._residence.come_back()
 
     def send(self) -> list[Ack]:
         """Send the newest staged weights; runs beside ``step``. Rank 0 alone."""

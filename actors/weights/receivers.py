@@ -18,7 +18,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from actors.engine_options import receiver_of
 from actors.weights.acceptance import Acceptance, LoadWatch
 from actors.weights.direct_load import DirectLoad
-from actors.weights.gloo import broadcast, gloo_group
+from actors.weights.gloo import GlooGroup
 from actors.weights.wire import StagedUpdate
 
 
@@ -66,6 +66,9 @@ class StagedReceiver(WeightTransferEngine):
         finalize_layerwise_reload(self.model, self.model_config)
         self._restore_expert_kernels()
         self._repack_tied_head()
+        if self.device.type != "cpu":
+            # What the transfer needed goes back: an engine that sleeps keeps no memory but this.
+            torch.accelerator.empty_cache()
         if self.device.type == "cpu" and not self._tried:
             self._tried = True
             direct = DirectLoad.of(self.model, published)
@@ -153,22 +156,29 @@ class GlooReceiver(StagedReceiver):
     """The bytes are broadcast by the sender, bucket by bucket."""
 
     init_info_cls = GlooRendezvous
-    _group: torch.distributed.ProcessGroup | None = None
+    _group: GlooGroup | None = None
 
     def init_transfer_engine(self, init_info: GlooRendezvous) -> None:
-        rank = init_info.rank_offset + self.parallel_config.rank
-        self._group = gloo_group(init_info.address, init_info.port, rank, init_info.world_size, init_info.timeout_s)
+        self.shutdown()
+        i = init_info
+        self._group = GlooGroup(i.address, i.port, i.rank_offset + self.parallel_config.rank, i.world_size, i.timeout_s)
 
     def _bytes(self, update: StagedUpdate) -> Tensor:
         if self._group is None:
             raise RuntimeError("weights: the gloo group was not formed")
         staged = torch.empty(update.size, dtype=torch.uint8)
-        for bucket in update.buckets:
-            broadcast(self._group, staged[bucket.first : bucket.end])
+        try:
+            for bucket in update.buckets:
+                self._group.broadcast(staged[bucket.first : bucket.end])
+        except RuntimeError:
+            self.shutdown()  # members that wait for this one fail at once
+            raise
         return staged
 
     def shutdown(self) -> None:
-        self._group = None
+        if self._group is not None:
+            self._group.close()
+            self._group = None
 
 
 class WeightReceiver:

@@ -164,10 +164,19 @@ class RunConfig(Section):
             _reject("weights.publish_every", every, remedy)
         if self.cluster.colocate and staleness:
             _reject("cluster.colocate", True, "learner and engine take turns: set weights.max_staleness 0")
-        ranks, actors = self.learner.ranks, self.generation.actors
-        if self.cluster.colocate and (ranks, actors) != (1, 1):
-            remedy = f"one rank and one engine share a GPU: learner.ranks {ranks} and generation.actors {actors} to 1"
-            _reject("cluster.colocate", True, remedy)
+        ranks, actors, backend = self.learner.ranks, self.generation.actors, self.weights.backend
+        if self.cluster.colocate and ranks != actors:
+            remedy = f"each rank shares its GPU with one engine: as many as learner.ranks {ranks}"
+            _reject("generation.actors", actors, remedy)
+        if self.cluster.colocate and backend == "nccl":
+            remedy = "NCCL refuses two processes on one GPU: auto, or cluster.colocate false"
+            _reject("weights.backend", backend, remedy)
+        if backend == "ipc" and not (self.cluster.colocate and ranks == 1):
+            remedy = "the sender's GPU must be the engine's: auto, or cluster.colocate true with learner.ranks 1"
+            _reject("weights.backend", backend, remedy)
+        if self.cluster.colocate and self.learner.offload_optimizer:
+            remedy = "optimizer states leave the GPU anyway while the engine has it: set false"
+            _reject("learner.offload_optimizer", True, remedy)
 
 
 def _reject(key: str, value: object, remedy: str) -> NoReturn:

@@ -156,8 +156,8 @@ class WeightsConfig(Section):
     )
     backend: Literal["auto", "shm", "gloo", "nccl", "ipc"] = Field(
         "auto",
-        description="auto: nccl on GPUs; on CPU shm where all actors share the learner's machine, else gloo. ipc: "
-        "learner and actor share one GPU.",
+        description="auto: nccl between GPUs; on CPU, and with cluster.colocate, shm where all actors share the "
+        "learner's machine, else gloo. ipc: one rank and one actor that share one GPU (cluster.colocate).",
     )
     parity_every: NonNegative = Field(
         50,
@@ -250,7 +250,9 @@ class ClusterConfig(Section):
     )
     colocate: bool = Field(
         False,
-        description="Learner and engine share one GPU and take turns (the engine sleeps while the learner steps).",
+        description="Each rank shares its GPU with one engine, and they take turns: the engine gives its memory back "
+        "while the learner steps, the learner's states wait on the host while the engine generates. Needs as many "
+        "actors as ranks, and lockstep.",
     )
     dashboard: bool = Field(False, description="Start the Ray dashboard with a locally started Ray.")
     object_store_bytes: Count = Field(512 << 20, description="Object store of a locally started Ray, in bytes.")

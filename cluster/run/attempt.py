@@ -42,7 +42,7 @@ from cluster.storage.recording import PairRecorder
 from cluster.storage.run_folder import RunFolder
 from cluster.weights.parity import ParityCheck, choose_sequences
 from cluster.weights.publisher_spec import PublisherSpec
-from cluster.workers.actor_factory import ActorFactory
+from cluster.workers.actor_factory import ActorFactory, backend_of
 from cluster.workers.actor_pool import ActorPool, Member
 from cluster.workers.control import open_control
 from cluster.workers.failure_policy import FailurePolicy
@@ -89,6 +89,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         inbox = Inbox(partial(open_control, setting.config.name), RayCalls())
         parts.callback(inbox.close)
         group, source = start_parts(setting, parts, inbox)
+        source.prepare()
         if note := group.setup():
             setting.log.logger.info(note)
         if checkpoint:
@@ -158,12 +159,12 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
         namespace=NAMESPACE,
     )
     parts.callback(buffer.shutdown)
-    factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label)
-    publisher = PublisherSpec(
-        factory.engine.backend, config.weights.timeout_s, config.generation.tensor_parallel, overlap=slack > 0
-    )
+    backend = backend_of(config, hardware)
+    publisher = PublisherSpec(backend, config.weights.timeout_s, config.generation.tensor_parallel, overlap=slack > 0)
     ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
     parts.callback(ranks.shutdown)
+    beside = ranks.placement if config.cluster.colocate else None
+    factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label, beside)
     pool = ActorPool(
         factory,
         buffer,
@@ -173,6 +174,7 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
         stall_s=config.recovery.stall_s,
         sync=WeightSync(ranks),
         inbox=inbox,
+        fixed=config.cluster.colocate,
     )
     parts.callback(pool.shutdown)
     pool.adopt(setting.survivors)

@@ -42,6 +42,9 @@ class SourceTimings:
 class BatchSource(Protocol):
     """Where batches come from."""
 
+    def prepare(self) -> None:
+        """Before the learner sets up: make room for it where it shares GPUs."""
+
     def begin(self, step: int, total_steps: int) -> None:
         """``step`` optimizer steps are done, from a checkpoint; the first batch is asked for next."""
 
@@ -70,6 +73,9 @@ class FixedSource:
 
     def __init__(self) -> None:
         self._scores: dict[int, ReferenceScore] = {}
+
+    def prepare(self) -> None:
+        """Nothing else runs."""
 
     def begin(self, step: int, total_steps: int) -> None:
         """Nothing is kept between batches."""

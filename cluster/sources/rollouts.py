@@ -24,6 +24,8 @@ class RolloutSource:
     """The actors' side of the loop as the learner sees it.
 
     Lockstep (``max_staleness`` 0): generate, draw, step, publish, wait for every actor, generate.
+    Learner and engines that share GPUs (``cluster.colocate``) do the same in turns: the engines have the GPUs from the
+    publication until the draw, the learner from the draw until the next publication, checkpoints included.
     Otherwise the next batch is drawn while the learner steps, and step s + 1 is begun only when
     every actor holds weights of version s + 1 - max_staleness or newer.
     """
@@ -45,17 +47,26 @@ class RolloutSource:
         self._draw_metrics = DrawMetrics(config.learner.batch_size, config.generation.responses_per_prompt * rows)
         self._usable = UsablePairs(config.inserts_per_step, config.generation.after_eos)
         self._total = 0
+        self._unpublished: int | None = None
+        """Steps done by a learner that still has the GPUs which it shares."""
         self._waited = {"draw_wait_s": 0.0, "weights_wait_s": 0.0, "publish_s": 0.0}
+
+    def prepare(self) -> None:
+        """Engines that share GPUs with the learner start first: vLLM wants the GPU for itself to measure it."""
+        if self._config.cluster.colocate:
+            self._pool.clear_gpus()
 
     def begin(self, step: int, total_steps: int) -> None:
         """Publish the EMA of ``step`` and wait until an actor generates with it."""
         self._total = total_steps
+        if self._config.cluster.colocate:
+            self._parity.score_ahead()
         self._publish(step)
         self._pool.wait_for_version(step)
         self._parity.calibrate(step)
 
     def next(self, step: int) -> Batch:
-        metrics: Metrics = {}
+        metrics: Metrics = {} if self._unpublished is None else self._hand_over(self._unpublished)
         if not self._lockstep:
             # Publications happen every so many steps; the newest that the bound can ask for is awaited.
             bound = step + 1 - self._weights.max_staleness
@@ -74,7 +85,8 @@ class RolloutSource:
         prefetch = not self._lockstep and step + 1 < self._total
         self._prefetched = self._buffer.draw_ref() if prefetch else None
         if self._config.cluster.colocate:
-            self._pool.call_all("sleep")
+            self._pool.clear_gpus()
+            self._group.wake()
         return Batch(draw.pairs, draw.keys, metrics | self._draw_metrics.of(draw, step))
 
     def stepped(self, step: int, batch: Batch, scores: Sequence[ReferenceScore | None]) -> Metrics:
@@ -83,7 +95,10 @@ class RolloutSource:
         if fresh:
             self._buffer.annotate(np.array([key for key, _ in fresh]), [score for _, score in fresh])
         if self._config.cluster.colocate:
-            self._pool.call_all("wake")
+            # A checkpoint may come first. What is leased meanwhile waits for the engines to have the GPUs.
+            self._unpublished = step
+            self._buffer.advance(step, published=step)
+            return {"weights/version": float(self._pool.held_version())}
         metrics: Metrics = {"weights/version": float(self._pool.held_version())}
         published = step < self._total and step % self._weights.publish_every == 0
         if published:
@@ -119,8 +134,23 @@ class RolloutSource:
         drawing = self._buffer.draw_ref() if self._prefetched is None else self._prefetched
         return self._buffer.resolve(wait_for(drawing, self._pool, tick=self._validate_usable))
 
+    def _hand_over(self, step: int) -> Metrics:
+        """The learner's GPUs go to the engines, with the weights of ``step``."""
+        self._unpublished = None
+        due = self._parity.due(step)
+        if due:
+            self._parity.score_ahead()
+        metrics: Metrics = {
+            "time/publish_s": self._timed("publish_s", lambda: self._publish(step)),
+            "time/weights_wait_s": self._timed("weights_wait_s", lambda: self._pool.wait_for_version(step)),
+        }
+        return metrics | (self._parity.check(step) if due else {})
+
     def _publish(self, version: int) -> None:
         self._group.stage(version)
+        if self._config.cluster.colocate:
+            self._group.sleep()
+            self._pool.use_gpus()
         self._pool.publish()
 
     def _validate_usable(self) -> None:

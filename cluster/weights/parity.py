@@ -69,6 +69,13 @@ class ParityCheck:
         """By actor."""
         self._previous: Scores | None = None
         """The learner's at the last check."""
+        self._ahead: Scores | None = None
+        """The learner's for the next one."""
+
+    def score_ahead(self) -> None:
+        """Ask the learner now, before it stages the version of the next check: it will not be there then."""
+        if self._config.parity_every:
+            self._ahead = self._learner.score_ema(self._sequences)
 
     def calibrate(self, version: int) -> None:
         """Measure the rounding between the learner and every actor that holds ``version``, the first of an attempt. An
@@ -118,8 +125,8 @@ class ParityCheck:
         members = [m for m in self._pool.running() if m.version == version and m.worker]
         # What was cached under older weights is asked for first: the other scores fill the cache anew.
         after_cache = [(m, m.worker.call("score_last", self._sequences)) for m in members if m.worker]
-        ours, previous = self._learner.score_ema(self._sequences), self._previous
-        self._previous = ours
+        ours = self._learner.score_ema(self._sequences) if self._ahead is None else self._ahead
+        previous, self._previous, self._ahead = self._previous, ours, None
         lasts = self._answers(after_cache)
         scores = self._answers([(m, m.worker.call("score", self._sequences)) for m, _ in lasts if m.worker])
         last_of = {m.name: last for m, last in lasts}

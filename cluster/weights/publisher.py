@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,10 @@ from cluster.weights.staging import StagedVersions
 from contracts.errors import first_line
 from learner.messages import Ack
 
+ATTEMPTS = 2
+"""That one actor may fail before it is given up."""
+RELEASE_S = 10.0
+"""Longest that an actor may need to answer after a transfer was broken off."""
 FAILURES = (TransferFailed, RuntimeError, TimeoutError, OSError)
 """What a transfer may end with: an actor's own, the transport's, and vLLM's."""
 
@@ -42,6 +47,8 @@ class Publisher:
         self._held: dict[str, int] = {}
         self._senders: dict[tuple[str, ...], TrainerWeightTransferEngine] = {}
         """By the names of the actors that one reaches."""
+        self._clients: dict[tuple[str, ...], ActorsClient] = {}
+        """The same."""
 
     def stage(self, version: int, metadata: Metadata, layers: Iterable[Layer]) -> None:
         """Copy a version in. Only the gather behind ``layers`` and this copy hold up training."""
@@ -75,44 +82,57 @@ class Publisher:
     def _send(self, slot: Slot, actors: dict[str, ActorHandle]) -> list[Ack]:
         if self._backend in ("nccl", "gloo"):
             # One broadcast reaches all; a failed one leaves the group unusable for all.
-            return self._attempt_twice(slot, actors)
+            return self._deliver(slot, actors)
         with ThreadPoolExecutor(len(actors)) as pool:
-            each = pool.map(lambda item: self._attempt_twice(slot, dict([item])), actors.items())
+            each = pool.map(lambda item: self._deliver(slot, dict([item])), actors.items())
             return [ack for acks in each for ack in acks]
 
-    def _attempt_twice(self, slot: Slot, actors: dict[str, ActorHandle]) -> list[Ack]:
-        """The answers of all; the second attempt is made on a rebuilt group."""
-        try:
-            return self._attempt(slot, actors)
-        except FAILURES:
-            self._disconnect(tuple(actors))
-        try:
-            return self._attempt(slot, actors)
-        except FAILURES as error:
-            self._disconnect(tuple(actors))
-            if isinstance(error, TransferFailed):
-                blamed, reason = {error.actor} & actors.keys(), error.reason
-            else:
-                blamed, reason = set(actors), first_line(error)
-        failed = [Ack(name, slot.version, 0.0, reason) for name in actors if name in blamed]
-        # The others had no fault of their own: once more without the culprit.
-        others = {name: actor for name, actor in actors.items() if name not in blamed}
-        return failed + (self._attempt_twice(slot, others) if others else [])
+    def _deliver(self, slot: Slot, actors: dict[str, ActorHandle]) -> list[Ack]:
+        """The answers of all. After a failed attempt another is made on a rebuilt group, without the actors that are
+        gone, and without those that have failed twice."""
+        left, failures = dict(actors), Counter[str]()
+        failed: list[Ack] = []
+        while left:
+            try:
+                return failed + self._attempt(slot, left)
+            except FAILURES as error:
+                reasons, gone = self._blamed(error, tuple(left))
+            failures.update(list(reasons))
+            for name in [name for name in reasons if name in gone or failures[name] == ATTEMPTS]:
+                failed.append(Ack(name, slot.version, 0.0, reasons[name]))
+                del left[name]
+        return failed
+
+    def _blamed(self, error: Exception, names: tuple[str, ...]) -> tuple[dict[str, str], set[str]]:
+        """Leave the group. Why the attempt failed, by the actors whose fault that was, all where nobody can be named;
+        and which of them there is no use in asking again."""
+        client = self._clients[names]
+        self._disconnect(names)
+        gone = {error.actor} if isinstance(error, TransferFailed) and error.gone else set()
+        # The others are let go by that; who does not answer now is what they were waiting for.
+        silent = client.silent(RELEASE_S, apart_from=gone)
+        reasons = dict.fromkeys(silent, first_line(error))
+        if isinstance(error, TransferFailed) and error.actor in names:
+            reasons[error.actor] = error.reason
+        return reasons or dict.fromkeys(names, first_line(error)), gone.union(silent)
 
     def _attempt(self, slot: Slot, actors: dict[str, ActorHandle]) -> list[Ack]:
         started = time.monotonic()
         names = tuple(actors)
         if names not in self._senders:
-            client = ActorsClient(actors, self._workers_per_engine, self._timeout_s, self._staged)
-            self._senders[names] = connect(self._backend, client)
+            self._clients[names] = ActorsClient(actors, self._workers_per_engine, self._timeout_s, self._staged)
+            self._clients[names].begin()
+            self._senders[names] = connect(self._backend, self._clients[names])
+        self._clients[names].begin()
         self._senders[names].send_weights()
         seconds = time.monotonic() - started
         return [Ack(name, slot.version, seconds) for name in names]
 
     def _disconnect(self, names: tuple[str, ...]) -> None:
+        self._clients.pop(names, None)
         if sender := self._senders.pop(names, None):
             sender.shutdown()
 
     def _disconnect_all(self) -> None:
-        for names in list(self._senders):
+        for names in list(self._clients):
             self._disconnect(names)

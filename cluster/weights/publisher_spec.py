@@ -37,10 +37,10 @@ class PublisherSpec:
         return Publisher(self.backend, staged, timeout_s=self.timeout_s, workers_per_engine=self.workers_per_engine)
 
 
-def choose_backend(wanted: Backend | Literal["auto"], use_gpu: bool, nodes: int) -> Backend:
-    """``auto``: nccl on GPUs, shared memory on one machine, else gloo."""
+def choose_backend(wanted: Backend | Literal["auto"], use_gpu: bool, nodes: int, *, colocate: bool = False) -> Backend:
+    """``auto``: nccl between GPUs, shared memory on one machine, else gloo. NCCL refuses two processes on one GPU."""
     if wanted != "auto":
         return wanted
-    if use_gpu:
+    if use_gpu and not colocate:
         return "nccl"
     return "shm" if nodes == 1 else "gloo"

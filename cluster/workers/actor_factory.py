@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
-from actors.messages import EngineSpec, Work
+from actors.messages import Backend, EngineSpec, Work
 from actors.plan import Plan
 from actors.token_table import TokenTable
 from buffer.client import ReplayBuffer
@@ -34,6 +34,10 @@ class ActorFactory:
     buffer: ReplayBuffer
     work: ray.ObjectRef
     """Refers to ``Work``."""
+    beside: Placement | None = None
+    """The ranks' place, where each actor shares a rank's GPU (``cluster.colocate``)."""
+    _free: list[int] = field(default_factory=list)
+    """Its seats without an actor."""
 
     @classmethod
     def of(
@@ -44,11 +48,13 @@ class ActorFactory:
         ends: tuple[int, ...],
         buffer: ReplayBuffer,
         label: str,
+        beside: Placement | None = None,
     ) -> ActorFactory:
         """
         Args:
             ends: token ids that end a response.
             label: with which the actors' names on the cluster begin.
+            beside: the ranks' place, where each actor shares a rank's GPU.
         """
         generation = config.generation
         engine = EngineSpec(
@@ -57,7 +63,7 @@ class ActorFactory:
             max_length=config.data.max_length,
             ends=ends,
             seed=config.seed,
-            backend=choose_backend(config.weights.backend, hardware.use_gpu, hardware.nodes),
+            backend=backend_of(config, hardware),
             use_gpu=hardware.use_gpu,
             trust_remote_code=config.model.trust_remote_code,
             sleep_mode=config.cluster.colocate,
@@ -73,11 +79,16 @@ class ActorFactory:
             environment=hardware.environment(threads=1),
             buffer=buffer,
             work=ray.put(Work(plan, table)),
+            beside=beside,
+            _free=list(range(len(beside.bundles))) if beside else [],
         )
 
     def place(self, name: str) -> Placement:
         """Ask for an actor's place."""
-        return Placement.ask([self.bundle], "STRICT_PACK", f"{self.label}-{name}")
+        if self.beside is None:
+            return Placement.ask([self.bundle], "STRICT_PACK", f"{self.label}-{name}")
+        seat = self._free.pop(0)
+        return Placement(self.beside.bundles, self.beside.group, seat, vacate=lambda: self._free.append(seat))
 
     def adopt(self, worker: Worker) -> Call:
         """Let an actor of an earlier attempt work for this one's buffer; its engine keeps what it has loaded."""
@@ -92,7 +103,13 @@ class ActorFactory:
             self.generation,
             self.work,
             self.buffer,
+            takes=self.bundle,
             name=f"{self.label}-{name}",
             environment=self.environment,
             concurrent_calls=CONCURRENT_CALLS,
         )
+
+
+def backend_of(config: RunConfig, hardware: Hardware) -> Backend:
+    """How weights reach the engines of a run."""
+    return choose_backend(config.weights.backend, hardware.use_gpu, hardware.nodes, colocate=config.cluster.colocate)

@@ -25,6 +25,8 @@ ANSWER_S = 60.0
 class State(Enum):
     PLACING = "placing"
     """The cluster looks for cores and GPUs."""
+    PLACED = "placed"
+    """It has a place, on a GPU that the learner is using."""
     STARTING = "starting"
     """The engine loads the model."""
     READY = "ready"
@@ -96,6 +98,9 @@ class ActorPool:
     """Through which a person asks for more or fewer actors."""
     calls: Calls = field(default_factory=RayCalls)
     clock: Callable[[], float] = time.monotonic
+    fixed: bool = False
+    """Each actor has its place beside a rank: no more and no fewer are wanted."""
+    _held_back: bool = field(default=False, init=False)
     members: dict[str, Member] = field(default_factory=dict, init=False)
     _published: bool = field(default=False, init=False)
     _targets: set[str] = field(default_factory=set, init=False)
@@ -183,6 +188,31 @@ class ActorPool:
                 continue  # ``run`` has failed with it, and that is where the actor is replaced
         return answers
 
+    def clear_gpus(self) -> None:
+        """The engines leave the GPUs to the learner; none starts until ``use_gpus``.
+
+        Raises:
+            UserError: as ``wait_for_version`` does.
+        """
+        while any(m.state in (State.PLACING, State.PLACED, State.STARTING, State.JOINING) for m in self._members()):
+            self.first_done([], TICK_S)
+        self._held_back = True
+        sleeping = [(m, _worker(m).call("sleep")) for m in self._members()]
+        for member, call in sleeping:
+            try:
+                self.calls.answer(call)
+            except WorkerFailure as failure:
+                if not failure.died:
+                    raise
+                if member.awaited is None:  # nobody would notice
+                    self.replace(member, failure.reason)
+
+    def use_gpus(self) -> None:
+        """The learner has left the GPUs: the next publication wakes the engines up, and new ones may start."""
+        self._held_back = False
+        for member in [m for m in self._members() if m.state is State.PLACED]:
+            self._spawn(member)
+
     def replace(self, member: Member, reason: str, cause: UserError | None = None) -> None:
         """Drop an actor, hand its work to the others, start a new one.
 
@@ -252,10 +282,10 @@ class ActorPool:
             self.replace(member, failure.reason)
             return
         match member.state:
+            case State.PLACING if self._held_back:
+                member.state, member.awaited = State.PLACED, None
             case State.PLACING:
-                member.state = State.STARTING
-                member.worker = self.factory.spawn(member.name, member.placement)
-                member.awaited = member.worker.call("ready")
+                self._spawn(member)
             case State.STARTING:
                 self._welcome(member)
             case State.RUNNING:
@@ -266,6 +296,14 @@ class ActorPool:
         for member in self.running():
             if member.watch and (complaint := member.watch.complaint()):
                 self.replace(member, complaint)
+
+    def _members(self) -> list[Member]:
+        return list(self.members.values())
+
+    def _spawn(self, member: Member) -> None:
+        member.state = State.STARTING
+        member.worker = self.factory.spawn(member.name, member.placement)
+        member.awaited = member.worker.call("ready")
 
     def _welcome(self, member: Member) -> None:
         """Bring a started engine to the newest weights, if there is anybody to publish any."""
@@ -317,6 +355,9 @@ class ActorPool:
 
     def _resize(self, changes: Sequence[int]) -> None:
         for change in changes:
+            if self.fixed and change:
+                self.log.warning("%d actor(s) asked for: each shares a rank's GPU, so their number stays", change)
+                continue
             verb = "join" if change > 0 else "leave"
             self.log.info("%d actor(s) %s on request", abs(change), verb, extra={"event": "resized", "actors": change})
             if change > 0:

@@ -16,7 +16,7 @@ from cluster.config.run_config import RunConfig
 from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.patience import Patience
 from cluster.workers.ray_calls import Call, Calls, Placement, Worker, wait_for, wait_for_all
-from cluster.workers.resources import Hardware, rank_bundle
+from cluster.workers.resources import Hardware, rank_bundle, rank_share
 from contracts.pair import PreferencePair, ReferenceScore
 from learner.messages import RankSpec, StepReport
 from learner.model.packing import split_by_cost
@@ -70,6 +70,7 @@ class Ranks:
         """
         learner = config.learner
         bundles = [rank_bundle(config, use_gpu=hardware.use_gpu)] * learner.ranks
+        takes = rank_share(config, use_gpu=hardware.use_gpu)
         placement = Placement.ask(bundles, config.cluster.strategy, f"{label}-learner")
         purpose = f"the learner group ({learner.ranks} ranks, {config.cluster.strategy})"
         placement.require(config.cluster.start_timeout_s, purpose)
@@ -95,7 +96,8 @@ class Ranks:
                 spec,
                 publisher.build if publisher else None,
                 name=f"{label}-rank-{rank}",
-                bundle=rank,
+                seat=rank,
+                takes=takes,
                 environment=_environment(learner.threads_per_rank, hardware),
                 lanes={WEIGHTS_LANE: 1},
             )
@@ -190,6 +192,14 @@ class LearnerGroup:
     def stage(self, version: int) -> None:
         """Gather the EMA on rank 0 for publication; the only part that holds up training."""
         self._all("stage", version)
+
+    def sleep(self) -> None:
+        """The ranks leave their GPUs to the engines (``cluster.colocate``)."""
+        self._all("sleep")
+
+    def wake(self) -> None:
+        """The ranks come back to their GPUs, which the engines have left."""
+        self._all("wake")
 
     def score_ema(self, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
         """Log-probabilities in nats under the EMA, float32 [tokens - 1] per sequence."""

@@ -167,6 +167,10 @@ class Placement:
 
     bundles: list[Bundle]
     group: PlacementGroup
+    seat: int = 0
+    """The bundle that ``start`` takes by default."""
+    vacate: Callable[[], None] | None = None
+    """In place of giving up the group, where others have it too."""
 
     @classmethod
     def ask(cls, bundles: list[Bundle], strategy: str, name: str) -> Placement:
@@ -194,7 +198,8 @@ class Placement:
         kind: type,
         *arguments: object,
         name: str,
-        bundle: int = 0,
+        seat: int | None = None,
+        takes: Bundle | None = None,
         environment: dict[str, str],
         concurrent_calls: int | None = None,
         lanes: dict[str, int] | None = None,
@@ -202,16 +207,20 @@ class Placement:
         """Start a process with an instance of ``kind``.
 
         Args:
+            seat: number of its bundle.
+            takes: its part of the bundle; default: all of it.
             concurrent_calls: how many awaitable calls may be open, of an asynchronous class.
             lanes: concurrency groups with the number of calls that each runs at a time.
         """
         actor = ray.remote(concurrency_groups=lanes)(kind) if lanes else ray.remote(kind)
         options: dict[str, Any] = {"max_concurrency": concurrent_calls} if concurrent_calls else {}
+        bundle = self.seat if seat is None else seat
+        share = self.bundles[bundle] if takes is None else takes
         handle = actor.options(
             name=name,
             namespace=NAMESPACE,
-            num_cpus=self.bundles[bundle]["CPU"],
-            num_gpus=self.bundles[bundle].get("GPU", 0),
+            num_cpus=share["CPU"],
+            num_gpus=share.get("GPU", 0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(self.group, bundle),
             runtime_env={"env_vars": environment},
             **options,
@@ -219,4 +228,7 @@ class Placement:
         return Worker(name, handle)
 
     def remove(self) -> None:
-        remove_placement_group(self.group)
+        if self.vacate is None:
+            remove_placement_group(self.group)
+        else:
+            self.vacate()

@@ -26,6 +26,10 @@ between costs more in page faults than it saves. A process stays as large as its
 finds what another has freed. Copies of a MiB and more go past the caches, which would not keep them for the reader."""
 
 
+HALF = 0.5
+"""Of a GPU, for each of the two that take turns on it."""
+
+
 @dataclass(frozen=True)
 class Hardware:
     """What the cluster offers to a run."""
@@ -76,21 +80,32 @@ def totals() -> str:
 
 
 def rank_bundle(config: RunConfig, *, use_gpu: bool) -> Bundle:
-    """Of one learner rank."""
+    """Of one learner rank, and of the actor that shares its GPU, where one does: Ray would put two ranks on one GPU
+    if it were asked for halves."""
+    if not config.cluster.colocate:
+        return rank_share(config, use_gpu=use_gpu)
+    rank, actor = rank_share(config, use_gpu=use_gpu), actor_bundle(config, use_gpu=use_gpu)
+    return {name: rank.get(name, 0.0) + actor.get(name, 0.0) for name in dict.fromkeys((*rank, *actor))}
+
+
+def rank_share(config: RunConfig, *, use_gpu: bool) -> Bundle:
+    """What the rank itself takes of its bundle."""
     bundle: Bundle = {"CPU": config.learner.cpus_per_rank} | config.cluster.learner_resources
-    return bundle | {"GPU": 0.5 if config.cluster.colocate else 1.0} if use_gpu else bundle
+    return bundle | {"GPU": HALF if config.cluster.colocate else 1.0} if use_gpu else bundle
 
 
 def actor_bundle(config: RunConfig, *, use_gpu: bool) -> Bundle:
     """Of one generation actor; the GPUs of a tensor-parallel engine are on one node."""
     bundle: Bundle = {"CPU": config.generation.cpus_per_actor} | config.cluster.actor_resources
-    gpus = 0.5 if config.cluster.colocate else float(config.generation.tensor_parallel)
+    gpus = HALF if config.cluster.colocate else float(config.generation.tensor_parallel)
     return bundle | {"GPU": gpus} if use_gpu else bundle
 
 
 def demands(config: RunConfig, *, use_gpu: bool, learner: bool = True) -> tuple[Demand, Demand]:
     """Ranks and actors that a run starts with. ``learner``: False for generation alone."""
     ranks, actors = config.learner.ranks if learner else 0, config.generation.actors if config.method == "sapo" else 0
+    if config.cluster.colocate and ranks:
+        actors = 0  # they are in the ranks' bundles
     return (
         Demand("ranks", "learner.ranks", ranks, rank_bundle(config, use_gpu=use_gpu), config.cluster.strategy),
         Demand("actors", "generation.actors", actors, actor_bundle(config, use_gpu=use_gpu)),
@@ -142,7 +157,8 @@ def _smaller(config: RunConfig, hardware: Hardware, ranks: Demand, actors: Deman
                 # GPUs that ranks leave over serve generation.
                 while actors.count and fits(nodes, fewer, replace(actors, count=beside + 1)):
                     beside += 1  # noqa: PLW2901
-                return f"learner.ranks={count}" + (f" generation.actors={beside}" if actors.count else "")
+                beside = count if config.cluster.colocate else beside  # noqa: PLW2901
+                return f"learner.ranks={count}" + (f" generation.actors={beside}" if beside else "")
     return ""
 
 

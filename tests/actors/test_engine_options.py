@@ -37,6 +37,19 @@ def test_an_engine_on_cpu():
     assert not {"gpu_memory_utilization", "enable_sleep_mode"} & arguments.keys()
 
 
+def test_workers_whose_weights_stay_unpacked_are_told_so_by_their_extension():
+    unpacked = GenerationConfig(packed_weights=False)
+    assert engine_arguments(CPU, unpacked)["worker_extension_cls"] == "actors.weights.unpacked.WeightReceiver"
+    for spec, config in ((CPU, GenerationConfig()), (GPU, unpacked)):
+        assert engine_arguments(spec, config)["worker_extension_cls"] == "actors.weights.receivers.WeightReceiver"
+
+
+def test_only_engines_that_take_cuda_ipc_handles_serialize_objects():
+    name = "VLLM_ALLOW_INSECURE_SERIALIZATION"
+    assert name in environment(use_gpu=True, over_ipc=True)
+    assert name not in environment(use_gpu=True) | environment(use_gpu=False, over_ipc=True)
+
+
 def test_an_engine_on_gpu_leaves_memory_and_batching_to_vllm():
     arguments = engine_arguments(GPU, GenerationConfig(gpu_memory_utilization=0.5))
     assert (arguments["gpu_memory_utilization"], arguments["enable_sleep_mode"]) == (0.5, True)

@@ -18,11 +18,11 @@ from actors.token_table import TokenTable
 from cluster.weights.publisher_spec import PublisherSpec
 from learner.messages import Ack
 from learner.zero.weights import metadata, named_layers
-from support import architectures, models
+from support import architectures, models, nccl
 from support.models import token_logps
 
 # Ray's workers do not have the folder of the tests on their path.
-for _module in (architectures, models, sys.modules[__name__]):
+for _module in (architectures, models, nccl, sys.modules[__name__]):
     cloudpickle.register_pickle_by_value(_module)
 
 MAX_LENGTH = 512
@@ -90,8 +90,10 @@ class Sender:
         self._publisher.shutdown()
 
 
-def start_sender(folder: str, backend: Backend, workers_per_engine: int = 1, dtype: str = "float32") -> Any:
-    return ray.remote(num_cpus=0)(Sender).remote(folder, backend, workers_per_engine, dtype)
+def start_sender(
+    folder: str, backend: Backend, workers_per_engine: int = 1, dtype: str = "float32", gpus: float = 0.0
+) -> Any:
+    return ray.remote(num_cpus=0, num_gpus=gpus)(Sender).remote(folder, backend, workers_per_engine, dtype)
 
 
 def start_actor(
@@ -104,20 +106,30 @@ def start_actor(
     kind: type[GenerationActor] = GenerationActor,
     place: Any = None,
     dtype: str = "float32",
+    gpus: float = 0.0,
 ) -> Any:
-    """A real generation actor; without ``work`` it only scores and takes weights. ``place``: a scheduling strategy."""
-    engine = EngineSpec(folder, dtype, MAX_LENGTH, ends=(2,), seed=0, backend=backend, use_gpu=False)
+    """A real generation actor; without ``work`` it only scores and takes weights. ``place``: a scheduling strategy.
+    With a share of ``gpus`` its engine can sleep."""
+    engine = EngineSpec(
+        folder, dtype, MAX_LENGTH, ends=(2,), seed=0, backend=backend, use_gpu=gpus > 0, sleep_mode=gpus > 0
+    )
     nothing = Work(Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     return (
         ray.remote(kind)
         .options(
             num_cpus=0,
+            num_gpus=gpus,
             max_concurrency=100,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
             scheduling_strategy=place,
         )
         .remote(name, engine, config, work or nothing, buffer)
     )
+
+
+def mean_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """In nats, over all tokens of all sequences."""
+    return float(np.abs(np.concatenate(ours) - np.concatenate(theirs)).mean())
 
 
 def largest_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:

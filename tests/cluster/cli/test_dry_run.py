@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from buffer.config import BufferConfig
 from buffer.index import IndexState
 from buffer.leases import LedgerState
 from buffer.messages import CoordinatorState
 from buffer.rate_limiter import LimiterState
 from buffer.slot_layout import SlotLayout
 from buffer.snapshot import shard_file, write_payloads, write_state
+from cluster.config.loading import load_config
+from cluster.config.paths import resolve_paths
+from cluster.config.run_config import RunConfig
+from cluster.run.inputs import read_inputs
 from cluster.storage.checkpoints import write_manifest
 from cluster.storage.recording import PairRecorder
+from cluster.storage.run_folder import as_yaml
 from contracts.pair import offline_pair
 from learner.zero.checkpoint import FORMAT
 from support.command_line import Said, Sapo
@@ -62,8 +66,9 @@ def test_train_says_in_a_few_lines_what_it_would_do(dry: Any, tmp_path: Path) ->
     said = lines(dry("train", "learner.steps=5"))
     assert said[0] == "method sapo, objective dpo: 5 steps of 4; starts"
     assert said[1] == f"model {tmp_path / 'model'}, bfloat16"
-    assert "rows used (the first 1000 at most)" in said[2]
-    assert said[3].startswith("a response ends at </s> (tokenizer")
+    assert said[2].endswith(" rows used")
+    assert "of a dataset the first 1000 rows at most were read" in said
+    assert any(line.startswith("a response ends at </s> (tokenizer") for line in said)
     assert said[-2].startswith("needs 1 rank with 1 CPU and 1 actor with 1 CPU; this machine has ")
     assert said[-1] == f"would write {tmp_path / 'runs' / 'r'}"
     assert lines(dry("train"))[0] == "method sapo, objective dpo: 4 epochs of 4; starts"
@@ -153,53 +158,50 @@ def test_a_file_in_place_of_the_output_folder_is_named(dry: Any, tmp_path: Path)
 # ---- the run folder -------------------------------------------------------------------------------------------------
 
 
-def checkpoint(folder: Path, *, step: int, total: int | None, zero_stage: int = 2, capacity: int) -> Path:
+def checkpoint(config: RunConfig, *, step: int, total: int) -> Path:
     """A checkpoint as far as a dry run looks."""
-    at = folder / "checkpoints" / f"step-{step}"
+    at = config.run_dir / "checkpoints" / f"step-{step}"
     (at / "learner").mkdir(parents=True)
     (at / "buffer").mkdir()
-    write_manifest(at, step, 1, total)
-    layout = {"learner.ranks": 1, "learner.zero_stage": zero_stage, "optimizer.name": "adamw", "weights per rank": 5}
+    (at / "config.yaml").write_text(as_yaml(config))
+    layout = {"ranks": 1, "zero_stage": 2, "optimizer": "adamw", "pieces": []}
     (at / "learner" / "rank-0.json").write_text(json.dumps({"format": FORMAT, "layout": layout}))
+    capacity = config.buffer.capacity
     numbers = np.zeros(capacity, np.int64)
     index = IndexState(0, 0, numbers, numbers, numbers, np.zeros(capacity, bool))
     limiter = LimiterState(**dict.fromkeys(LimiterState.__dataclass_fields__, 0))
     state = CoordinatorState(index, LedgerState(0, []), limiter, [], 0, {}, 0, 0, SlotLayout.of(capacity, 1))
     write_state(at / "buffer", state)
     write_payloads(shard_file(at / "buffer", 0), {})
+    write_manifest(at, step, read_inputs(config).fingerprint, total)
     return at
 
 
-def test_a_resumed_run_is_checked_against_its_checkpoint(dry: Any, tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "r"
-    at = checkpoint(run, step=3, total=5, capacity=BufferConfig().capacity)
+def test_a_resumed_run_is_checked_against_its_checkpoint(dry: Any, run_file: Path) -> None:
+    config = resolve_paths(load_config(run_file))
+    run = config.run_dir
+    at = checkpoint(config, step=3, total=5)
     assert "holds a run already" in dry("train").rejection
     assert lines(dry("train", "--overwrite", "learner.steps=5"))[0].endswith("; starts")
     said = lines(dry("train", "--resume", "learner.steps=5"))
     assert said[0] == f"method sapo, objective dpo: 5 steps of 4; goes on at step 3 of {at}"
     assert not any("learning rate" in line for line in said)
-    said = lines(dry("train", "--resume", "learner.steps=50"))
+    said = lines(dry("train", "--resume", "learner.steps=50", "learner.zero_stage=3"))
     assert "this run has 50 steps, and had 5 when its checkpoint was written" in "\n".join(said)
+    assert "resumed with learner.zero_stage: 2 -> 3" in said
     for arguments, words in (
         (("learner.steps=3",), "the run is complete at step 3; raise learner.steps"),
-        (("learner.steps=5", "optimizer.name=rmsprop"), "saved with optimizer.name adamw; this run has"),
-        (("learner.steps=5", "learner.zero_stage=3"), "saved with learner.zero_stage 2; this run has"),
-        (
-            ("learner.steps=5", "buffer.capacity=64"),
-            f"buffer.capacity 64: the snapshot in {at / 'buffer'} was taken at",
-        ),
+        (("optimizer.lr=0.5",), f"optimizer.lr 0.5: {at} was made with"),
+        (("--allow-change", "optimizer.name", "optimizer.name=rmsprop"), "saved with optimizer.name adamw; this run"),
+        (("data.max_rows=2",), f"data.path {config.data.path}: its rows are not those that {at} was trained on"),
+        (("buffer.capacity=64",), f"buffer.capacity 64: the snapshot in {at / 'buffer'} was taken at"),
     ):
-        assert words in dry("train", "--resume", *arguments).rejection
+        assert words in dry("train", "--resume", "learner.steps=5", *arguments).rejection
+    assert lines(dry("train", "--resume", "learner.steps=5", "optimizer.lr=0.5", "--allow-change", "optimizer.lr"))
     (at / "buffer" / "shard-0000.bin").unlink()
-    assert "the snapshot is not whole" in dry("train", "--resume", "learner.steps=5").rejection
-    (at / "learner" / "rank-0.json").write_text(json.dumps({"format": FORMAT}))
-    assert "rank-0.json: damaged (KeyError: 'layout')" in dry("train", "--resume", "learner.steps=5").rejection
-    (at / "learner" / "rank-0.json").unlink()
-    assert "rank-0.json: missing" in dry("train", "--resume", "learner.steps=5").rejection
+    assert "shard-0000.bin: can't be read: No such file" in dry("train", "--resume", "learner.steps=5").rejection
     (run / "metrics.jsonl").write_text("{broken\n")
     assert "metrics.jsonl" in dry("train", "--resume", "learner.steps=5").rejection
-    (at / "run.json").write_text("{}")
-    assert "has no format number" in dry("train", "--resume", "learner.steps=5").rejection
 
 
 def test_a_table_of_short_responses_is_said_to_be_rewritten_whole(dry: Any) -> None:

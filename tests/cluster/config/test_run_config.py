@@ -191,7 +191,20 @@ def test_a_wrong_value_is_named_with_its_dotted_key_and_what_would_be_right(
         ),
         (
             ["cluster.colocate=true", "weights.max_staleness=0", "learner.ranks=2"],
-            "cluster.colocate true: one rank and one engine share a GPU: learner.ranks 2 and generation.actors 1 to 1",
+            "generation.actors 1: each rank shares its GPU with one engine: as many as learner.ranks 2",
+        ),
+        (
+            ["cluster.colocate=true", "weights.backend=nccl"],
+            "weights.backend nccl: NCCL refuses two processes on one GPU: auto, or cluster.colocate false",
+        ),
+        (
+            ["weights.backend=ipc"],
+            "weights.backend ipc: the sender's GPU must be the engine's: auto, or cluster.colocate true with "
+            "learner.ranks 1",
+        ),
+        (
+            ["cluster.colocate=true", "learner.offload_optimizer=true", "learner.zero_stage=2"],
+            "learner.offload_optimizer true: optimizer states leave the GPU anyway while the engine has it: set false",
         ),
         (
             ["model.from_scratch=true"],

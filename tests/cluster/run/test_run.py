@@ -94,6 +94,20 @@ def test_resuming_lockstep_gives_the_run_that_would_have_been(lockstep, task, tm
     assert same_weights(resumed, lockstep)
 
 
+def test_ranks_and_engines_that_take_turns_give_the_same_run(lockstep, task, tmp_path):
+    """On shared devices: whoever has not the turn has given its memory back. Goes on from a checkpoint, writes one."""
+    cut = tmp_path / "one"
+    shutil.copytree(lockstep.folder, cut)
+    for step in range(STEPS // 2 + 1, STEPS + 1):
+        shutil.rmtree(cut / "checkpoints" / f"step-{step}", ignore_errors=True)
+    changes: dict[str, Any] = {"generation": {"actors": 2}, "cluster": {"colocate": True}, "checkpoint": {"every": 3}}
+    turns = train(config(task, tmp_path, "one", **changes), resume=True)
+    assert same_weights(turns, lockstep)
+    assert "failed" not in (turns.folder / "run.log").read_text()
+    losses = [[step["loss"] for step in metrics(run)] for run in (turns, lockstep)]
+    assert losses[0] == losses[1]
+
+
 def test_run_folder_holds_what_was_promised(lockstep):
     assert [m["step"] for m in metrics(lockstep)] == list(range(1, STEPS + 1))
     first = json.loads((lockstep.folder / "metrics.jsonl").read_text().splitlines()[0])

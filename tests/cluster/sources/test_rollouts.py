@@ -35,7 +35,12 @@ class World:
             "cluster": {"colocate": colocate},
         }
         world: Any = self
-        parity: Any = SimpleNamespace(due=lambda step: step == 4, check=self.check, calibrate=self.calibrate)
+        parity: Any = SimpleNamespace(
+            due=lambda step: step == 4,
+            check=self.check,
+            calibrate=self.calibrate,
+            score_ahead=lambda: self.events.append(("score ahead",)),
+        )
         self.source = RolloutSource(RunConfig.model_validate(values), 10, world, world, world, parity)
 
     # the actor pool
@@ -51,6 +56,12 @@ class World:
 
     def poll(self) -> None:
         pass
+
+    def clear_gpus(self) -> None:
+        self.events.append(("engines leave",))
+
+    def use_gpus(self) -> None:
+        self.events.append(("engines may come",))
 
     def call_all(self, method: str) -> list[Any]:
         self.events.append((method,))
@@ -68,6 +79,12 @@ class World:
     # the learner group
     def stage(self, version: int) -> None:
         self.events.append(("stage", version))
+
+    def sleep(self) -> None:
+        self.events.append(("learner leaves",))
+
+    def wake(self) -> None:
+        self.events.append(("learner comes",))
 
     # the buffer
     def draw_ref(self) -> FakeCall:
@@ -174,10 +191,40 @@ def test_parity_is_checked_after_the_publications_that_are_due():
     assert world.of("check") == [4]
 
 
-def test_on_one_gpu_the_engine_sleeps_while_the_learner_steps():
+HANDED_OVER = [("learner leaves",), ("engines may come",), ("publish",)]
+
+
+def test_learner_and_engines_take_turns_on_gpus_that_they_share():
     world = World(max_staleness=0, colocate=True)
-    events = [event[0] for event in world.run(last=1)]
-    assert events.index("draw") < events.index("sleep") < events.index("wake") < events.index("stage", 1)
+    world.source.prepare()
+    assert world.run(last=2) == [
+        ("engines leave",),
+        ("score ahead",),
+        ("stage", 0),
+        *HANDED_OVER,
+        ("wait for", 0),
+        ("calibrate", 0),
+        ("draw",),
+        ("engines leave",),
+        ("learner comes",),
+        ("advance", 1, 1),  # a checkpoint would be written now, by a learner that is there
+        ("stage", 1),
+        *HANDED_OVER,
+        ("wait for", 1),
+        ("draw",),
+        ("engines leave",),
+        ("learner comes",),
+        ("advance", 2, 2),
+    ]
+
+
+def test_on_shared_gpus_the_learner_scores_for_the_parity_check_before_it_leaves():
+    world = World(max_staleness=0, colocate=True)
+    world.run()
+    ahead = [number for number, event in enumerate(world.events) if event == ("score ahead",)]
+    assert len(ahead) == 2
+    assert world.events[ahead[1] + 1] == ("stage", 4)
+    assert ("check", 4) in world.events[ahead[1] :]
 
 
 def test_a_resumed_run_publishes_its_own_step_first_and_calibrates_parity_on_it():

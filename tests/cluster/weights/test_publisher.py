@@ -115,6 +115,21 @@ def test_the_others_get_the_version_without_the_one_that_fails(transport: Transp
     assert transport.sent == [(("a", "c"), 1)]
 
 
+def test_one_that_is_gone_is_not_asked_a_second_time(transport: Transport):
+    transport.errors = [TransferFailed("b", "it died", gone=True)]
+    assert {ack.actor: ack.error for ack in made("a", "b").send()} == {"a": "", "b": "it died"}
+    assert transport.groups == [("a", "b"), ("a",)]
+    assert transport.left == [("a", "b")]
+
+
+def test_one_that_stays_silent_when_all_are_let_go_is_the_one_that_is_given_up(transport: Transport):
+    transport.errors = [TimeoutError("no answer within 1 s: a, b, c")]
+    with mock.patch.object(ActorsClient, "silent", lambda *_, **__: ["c"]):
+        acks = {ack.actor: ack.error for ack in made("a", "b", "c").send()}
+    assert acks == {"a": "", "b": "", "c": "no answer within 1 s: a, b, c"}
+    assert transport.sent == [(("a", "b"), 1)]
+
+
 def test_engines_on_one_machine_are_sent_to_each_alone(transport: Transport):
     transport.broken = {"b"}
     publisher = PublisherSpec("shm", timeout_s=1.0).build()

@@ -26,6 +26,11 @@ def test_the_backend_is_the_hardwares_unless_one_is_asked_for(wanted, use_gpu, n
     assert choose_backend(wanted, use_gpu, nodes) == chosen
 
 
+@pytest.mark.parametrize(("nodes", "chosen"), [(1, "shm"), (2, "gloo")])
+def test_where_learner_and_engine_share_a_gpu_nccl_is_not_chosen(nodes, chosen):
+    assert choose_backend("auto", True, nodes, colocate=True) == chosen
+
+
 def test_the_answers_to_a_publication_are_read_without_vllm_or_torch():
     code = "import sys, learner.messages; print({'torch', 'vllm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import queue
+import re
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
+from vllm.distributed.utils import StatelessProcessGroup
 from vllm.distributed.weight_transfer import base, ipc_engine, nccl_engine
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.model_loader.reload.types import LayerReloadingInfo
 from vllm.outputs import CompletionOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCore
@@ -24,12 +27,14 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.engine_options import receiver_of
 from actors.inprocess import InProcessEngine
+from actors.weights import digesting
 from actors.weights.digesting import DigestingIpc, DigestingNccl
 from actors.weights.receivers import GlooReceiver, SharedMemoryReceiver
 from actors.weights.wire import Bucket, Entry, StagedUpdate
 from cluster.weights.client import ActorsClient
-from cluster.weights.senders import GlooSender, SharedMemorySender
+from cluster.weights.senders import GlooSender, NcclSender, SharedMemorySender
 from cluster.weights.staging import StagedVersions
+from support.nccl import FakeNccl, Group, one_stream
 
 pytestmark = pytest.mark.contract
 
@@ -42,9 +47,9 @@ def fields_of(kind: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
-@pytest.mark.parametrize("backend", ["shm", "gloo", "nccl", "ipc"])
-def test_both_ends_of_every_backend_are_registered(backend):
-    assert backend in WeightTransferTrainerFactory._registry
+@pytest.mark.parametrize(("backend", "sender"), [("shm",) * 2, ("gloo",) * 2, ("nccl", "abortable-nccl"), ("ipc",) * 2])
+def test_both_ends_of_every_backend_are_registered(backend, sender):
+    assert sender in WeightTransferTrainerFactory._registry
     assert receiver_of(backend) in WeightTransferEngineFactory._registry
     assert issubclass(WeightTransferEngineFactory._registry[receiver_of(backend)](), base.WeightTransferEngine)
 
@@ -56,7 +61,7 @@ def test_receivers_define_all_that_vllm_calls(ours):
     assert names_of(base.WeightTransferEngine.__init__) == {"self", "config", "vllm_config", "device", "model"}
 
 
-@pytest.mark.parametrize("ours", [SharedMemorySender, GlooSender])
+@pytest.mark.parametrize("ours", [SharedMemorySender, GlooSender, NcclSender])
 def test_senders_define_all_that_vllm_calls(ours):
     assert not inspect.isabstract(ours)
     assert {"client", "source", "is_sender"} <= names_of(base.TrainerWeightTransferEngine.__init__)
@@ -98,7 +103,7 @@ def test_vllm_has_the_receiver_parse_what_a_sender_requested(ours):
 def test_gpu_senders_take_what_we_give_them():
     nccl, ipc = fields_of(nccl_engine.NCCLTrainerInitInfo), fields_of(ipc_engine.IPCTrainerInitInfo)
     assert {"master_address", "master_port", "world_size", "rank", "packed"} <= nccl
-    assert {"packed", "rank"} <= ipc
+    assert {"packed", "packed_buffer_size_bytes", "rank"} <= ipc
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_gpu_senders_take_what_we_give_them():
         ("update_weights", {"request"}),
         ("finish_weight_update", {"weight_version"}),
         ("sleep", {"level"}),
-        ("wake_up", set()),
+        ("wake_up", {"tags"}),
     ],
 )
 def test_the_engine_in_process_has_the_names_of_vllms_asynchronous_one(method, parameters):
@@ -132,24 +137,29 @@ def test_the_engine_keeps_what_the_one_in_process_reaches_into():
     assert {"mode", "clear_cache"} <= names_of(EngineCore.pause_scheduler)
 
 
+def test_what_is_given_up_of_vllms_communicator_is_there_and_does_nothing_afterwards():
+    assert "if self.disabled:" in inspect.getsource(PyNcclCommunicator.broadcast)
+    assert "self.nccl.ncclCommAbort(self.comm)" in inspect.getsource(PyNcclCommunicator.destroy)
+    assert {"set", "check"} <= set(dir(torch.distributed.Store))
+    assert "store" in fields_of(StatelessProcessGroup)
+
+
+def test_vllms_nccl_receiver_keeps_what_ours_sets_in_its_place():
+    source = inspect.getsource(nccl_engine.NCCLWeightTransferEngine.init_transfer_engine)
+    set_there = set(re.findall(r"self\.(\w+) =", source))
+    assert set_there == {"packed", "packed_buffer_size_bytes", "packed_num_buffers", "model_update_group"}
+    assert {"load_numel", "loaded_weights"} <= fields_of(LayerReloadingInfo)
+
+
+def test_an_engine_that_sleeps_wakes_up_part_by_part():
+    source = inspect.getsource(EngineCore.wake_up)
+    assert "fully_awake" in source and "resume_scheduler" in source  # not before its cache is there
+    assert {"level", "mode"} <= names_of(EngineCore.sleep)
+
+
 def test_outputs_say_which_weights_generated_which_tokens():
     assert {"token_ids", "logprobs", "weight_versions"} <= fields_of(CompletionOutput)
     assert {"skip_tokenizer_init", "weight_transfer_config", "worker_extension_cls"} <= fields_of(EngineArgs)
-
-
-class InMemory:
-    """Rank 0's broadcasts, in order, for one receiver."""
-
-    def __init__(self) -> None:
-        self.sent: queue.Queue[torch.Tensor] = queue.Queue()
-
-    def sender(self) -> SimpleNamespace:
-        return SimpleNamespace(broadcast=lambda tensor, **_: self.sent.put(tensor.clone()), destroy=lambda: None)
-
-    def receiver(self) -> SimpleNamespace:
-        return SimpleNamespace(
-            broadcast=lambda tensor, **_: tensor.copy_(self.sent.get(timeout=60)), destroy=lambda: None
-        )
 
 
 class Worker:
@@ -158,7 +168,9 @@ class Worker:
     def __init__(self) -> None:
         self.loaded: dict[str, torch.Tensor] = {}
         self.calls: list[str] = []
-        model = SimpleNamespace(load_weights=lambda weights: self.loaded.update((n, w.clone()) for n, w in weights))
+        model = SimpleNamespace(
+            load_weights=lambda weights: self.loaded.update((n, w.clone()) for n, w in weights), modules=list
+        )
         vllm_config: Any = SimpleNamespace(parallel_config=None, model_config=None)
         self.engine = DigestingNccl(None, vllm_config, torch.device("cpu"), model)
 
@@ -185,11 +197,11 @@ def test_vllms_nccl_ends_carry_a_staged_version():
     weights = {"a": torch.randn(3, 5), "b.c": torch.randn(7).bfloat16(), "d": torch.randn(2, 2, 2)}
     staged = StagedVersions(shared=False)
     staged.stage(4, [(name, w.dtype, tuple(w.shape)) for name, w in weights.items()], [list(weights.items())])
-    wire, worker = InMemory(), Worker()
+    library, group, worker = FakeNccl(), Group(2), Worker()
     with (
-        mock.patch.object(nccl_engine, "open_trainer_endpoint", lambda info: wire.sender()),
-        mock.patch.object(nccl_engine, "worker_init_process_group", lambda info, parallel: wire.receiver()),
-        mock.patch.object(torch.cuda, "current_stream", lambda: None),
+        mock.patch.object(nccl_engine, "open_trainer_endpoint", lambda info: group.join(library, 0)),
+        mock.patch.object(digesting, "worker_init_process_group", lambda info, parallel: group.join(library, 1)),
+        one_stream(),
     ):
         init = nccl_engine.NCCLTrainerInitInfo(
             rank=0, master_address="127.0.0.1", master_port=1, world_size=2, packed=False

@@ -297,6 +297,65 @@ def test_the_dead_do_not_answer_calls_to_all():
     assert world.pool.call_all("status") == ["alive"]
 
 
+def sleeping(world: World, *names: str, dead: str = "") -> list[str]:
+    """These actors answer ``sleep``, the dead one by its death; returns who was asked, as it is asked."""
+    asked: list[str] = []
+
+    def answering(self: FakeWorker, method: str, *arguments: object, lane: str | None = None) -> Any:
+        call = FakeWorker.call(self, method, *arguments, lane=lane)
+        if method == "sleep":
+            asked.append(self.name)
+            call.fail(DIED) if self.name == dead else call.answer()
+        return call
+
+    for name in names:
+        worker = world.factory.workers[name]
+        worker.call = answering.__get__(worker)  # type: ignore[method-assign]
+    return asked
+
+
+def test_on_shared_gpus_engines_start_before_the_learner_comes_and_then_sleep():
+    world = World()
+    world.pool.add(2)
+    world.start("actor-0")
+    world.place("actor-1")
+    asked = sleeping(world, "actor-0", "actor-1")
+    world.calls.happening = [lambda: world.factory.workers["actor-1"].last("ready").answer()]
+    world.pool.clear_gpus()
+    assert asked == ["actor-0", "actor-1"]
+
+
+def test_on_shared_gpus_a_new_engine_starts_when_the_learner_has_left():
+    world = World()
+    world.pool.add(2)
+    world.run("actor-0", "actor-1")
+    sleeping(world, "actor-0", "actor-1", dead="actor-1")
+    world.pool.clear_gpus()
+    world.factory.workers["actor-1"].last("run").fail(DIED)
+    world.pool.poll()
+    world.place("actor-2")
+    assert world.states() == {"actor-0": State.RUNNING, "actor-2": State.PLACED}
+    assert "actor-2" not in world.factory.workers
+    world.pool.use_gpus()
+    assert world.states()["actor-2"] is State.STARTING
+    world.factory.workers["actor-2"].last("ready").answer()
+    world.pool.poll()
+    assert world.states()["actor-2"] is State.JOINING
+
+
+def test_the_number_of_actors_on_shared_gpus_stays(caplog):
+    world = World(mailbox=True)
+    world.pool.fixed = True
+    world.pool.add(1)
+    world.run("actor-0")
+    assert world.mailbox
+    with caplog.at_level("WARNING"):
+        world.mailbox.last("actors_wanted").answer(2)
+        world.pool.poll()
+    assert list(world.pool.members) == ["actor-0"]
+    assert "2 actor(s) asked for: each shares a rank's GPU" in caplog.text
+
+
 def test_shutdown_leaves_no_process_and_no_place():
     world = World()
     world.pool.add(2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cluster.config.loading import load_config
 from cluster.config.run_config import RunConfig
 from cluster.workers import resources
-from cluster.workers.resources import Hardware, demands, require_room
+from cluster.workers.resources import Hardware, actor_bundle, demands, rank_share, require_room
 from cluster.workers.room import Demand, Node, fits, shortage
 from contracts.errors import UserError
 from support.paths import REPOSITORY
@@ -154,6 +154,17 @@ def test_ranks_and_actors_are_pinned_to_kinds_of_nodes():
         "cluster: generation.actors 1 needs 1 CPU, inference 1, 1 GPU for each; no node has that: the cluster has 1 "
         "node with 8 GPUs, 96 CPUs, inference 0"
     )
+
+
+def test_a_rank_and_the_engine_on_its_gpu_have_one_whole_gpu():
+    shared = config(cluster={"colocate": True}, generation={"actors": 8})
+    ranks, actors = demands(shared, use_gpu=True)
+    assert (ranks.count, actors.count) == (8, 0)
+    assert ranks.bundle == {"CPU": 2.0, "GPU": 1.0}
+    assert {rank_share(shared, use_gpu=True)["GPU"], actor_bundle(shared, use_gpu=True)["GPU"]} == {0.5}
+    require_room(shared, on(NODE), LOG)
+    with pytest.raises(UserError, match=r"e\.g\. learner\.ranks=4 generation\.actors=4"):
+        require_room(shared, on({"GPU": 4.0, "CPU": 96.0}), LOG)
 
 
 def stated(path: Path) -> float:

@@ -1,0 +1,1 @@
+"""What one GPU does with this program and its peers: one table."""

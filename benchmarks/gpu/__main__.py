@@ -1,0 +1,110 @@
+"""What one GPU does with this program and its peers: one table and one JSON file, within nine minutes.
+
+    python -m benchmarks.gpu [--tiny] [--device cpu] [--sections learner engine publication runs]
+
+Every section runs in a process of its own, so that it finds the GPU empty, under a time limit of its own; one that
+fails leaves a line that says why. ``--tiny --device cpu`` takes the same way with the smallest models, to see that it
+works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.gpu.scale import LIMITS_S, Figure, Scale, Section, scale
+from benchmarks.report import RESULTS, machine, save, table_of
+
+MARK = "figures: "
+"""Before a section's figures among what else its process prints."""
+HEAD = ["section", "case", "shape", "tokens/s", "pairs/s", "of peak", "GPU memory", "GB/s", "seconds", "note"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="the smallest models")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--sections", nargs="+", choices=list(LIMITS_S), default=list(LIMITS_S))
+    parser.add_argument("--section", choices=list(LIMITS_S), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    wanted = scale(arguments.device, tiny=arguments.tiny)
+    if arguments.section:
+        print(MARK + json.dumps([dataclasses.asdict(figure) for figure in run_here(arguments.section, wanted)]))
+        return
+    figures = [figure for name in arguments.sections for figure in run_apart(name, wanted, tiny=arguments.tiny)]
+    table = table_of(HEAD, [row(figure) for figure in figures])
+    print(table)
+    name = "gpu-tiny" if arguments.tiny else "gpu"
+    save(name, {"machine": machine() | card(arguments.device), "figures": [dataclasses.asdict(f) for f in figures]})
+    (RESULTS / f"{name}.md").write_text(table + "\n")
+
+
+def run_here(name: str, wanted: Scale) -> list[Figure]:
+    """A section in this process."""
+    measure: Section = importlib.import_module(f"benchmarks.gpu.{name}").measure
+    if name in ("engine", "publication"):
+        import ray
+
+        ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    return measure(wanted)
+
+
+def run_apart(name: str, wanted: Scale, *, tiny: bool) -> list[Figure]:
+    """A section in a process of its own, ended when its time is over."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--section", name, "--device", wanted.device]
+    command += ["--tiny"] if tiny else []
+    print(f"{name} …", file=sys.stderr, flush=True)
+    limit = wanted.limits_s[name]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            printed, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)  # its workers too: they hold the GPU
+            return [Figure(name, "", "", note=f"not finished within {limit:g} s")]
+    lines = [line.removeprefix(MARK) for line in printed.splitlines() if line.startswith(MARK)]
+    if process.returncode or not lines:
+        said = [line.strip() for line in errors.splitlines() if line.strip()]
+        return [Figure(name, "", "", note=f"failed: {said[-1] if said else process.returncode}")]
+    return [Figure(**figure) for figure in json.loads(lines[-1])]
+
+
+def row(figure: Figure) -> list[str]:
+    """Of the table."""
+
+    def shown(value: float | None, form: str, unit: float = 1.0) -> str:
+        return "" if value is None else format(value / unit, form)
+
+    return [
+        figure.section,
+        figure.case,
+        figure.shape,
+        shown(figure.tokens_per_s, ",.0f"),
+        shown(figure.pairs_per_s, ".2f"),
+        shown(figure.share_of_peak, ".0%"),
+        shown(figure.peak_bytes, ".1f", 1e9) + (" GB" if figure.peak_bytes else ""),
+        shown(figure.bytes_per_s, ".2f", 1e9),
+        shown(figure.seconds, ".2f"),
+        figure.note,
+    ]
+
+
+def card(device: str) -> dict[str, Any]:
+    """Which GPU it was."""
+    if device == "cpu":
+        return {"gpu": None}
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return {"gpu": torch.cuda.get_device_name(), "gpu_bytes": total, "gpu_free_bytes": free}
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ from learner.model.dropout import dropout_of
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import validate_length
 from learner.model.shell import Shell, open_shell, quiet
-from learner.zero.export import save_model
+from learner.zero.export import save_configuration
 from learner.zero.weights import validate_publishable
 
 
@@ -85,7 +85,10 @@ def try_export(shell: Shell, tokenizer: PreTrainedTokenizerBase, ends: tuple[int
     """
     with tempfile.TemporaryDirectory(prefix="sapo-export-") as name, quiet():
         folder = Path(name)
-        _try(lambda: save_model(folder, causal_model(shell.module), {}, ends), "config.json and generation_config.json")
+        _try(
+            lambda: save_configuration(folder, causal_model(shell.module), ends),
+            "config.json and generation_config.json",
+        )
         _try(lambda: tokenizer.save_pretrained(folder), "tokenizer and chat template")
         if hasattr(shell.module, "peft_config"):
             adapted: Any = shell.module

@@ -62,7 +62,7 @@ def save_model(
         weights: written as they come; one at a time is held in host memory.
         ends: as ``export`` has them.
     """
-    _save_configuration(folder, model, ends)
+    save_configuration(folder, model, ends)
     unwanted = set(model._keys_to_ignore_on_save or ())
     files = WeightFiles(folder, [weight for weight in announced if weight[0] not in unwanted])
     for name, tensor in weights:
@@ -71,7 +71,7 @@ def save_model(
     files.close()
 
 
-def _save_configuration(folder: Path, model: PreTrainedModel, ends: Sequence[int]) -> None:
+def save_configuration(folder: Path, model: PreTrainedModel, ends: Sequence[int]) -> None:
     """Everything but weights: configurations, and the code of a model that brings its own.
 
     transformers rejects on saving what it accepts on loading: a generation_config with a temperature and without

@@ -29,6 +29,7 @@ def rejecting(error: Exception) -> SegmentEngine:
     engine = SegmentEngine.__new__(SegmentEngine)
     engine._config, engine._ends = GenerationConfig(), [2]
     engine._engine = SimpleNamespace(generate=generate)
+    engine._begin_awake()
     return engine
 
 

@@ -12,8 +12,8 @@ from torch.optim.adam import adam
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
 from learner.deepspeed_arguments import merged
 
-SLICE = 1 << 24
-"""Elements that a fused RMSprop works on at a time."""
+SLICE = 1 << 20
+"""Elements that a fused RMSprop works on at a time; they stay in a cache between its two passes."""
 FAR = 1e8
 """A step count at which no bias correction is left."""
 
@@ -53,15 +53,17 @@ class FusedRMSprop(torch.optim.RMSprop):
                     state |= {"step": torch.zeros(()), "square_avg": torch.zeros_like(parameter)}
                 state["step"] += 1
                 whole = parameter, parameter.grad.contiguous(), state["square_avg"]
+                moment = torch.empty(min(SLICE, parameter.numel()), dtype=parameter.dtype, device=parameter.device)
+                far = torch.full((), FAR, device=parameter.device)
                 for values, grad, square_avg in zip(*(t.view(-1).split(SLICE) for t in whole), strict=True):
                     adam(
                         [values],
                         [grad],
-                        # The first moment: it must be zero before, or the gradient would be lost in its rounding.
-                        [torch.zeros_like(values)],
+                        # It must be zero before, or the gradient could be lost in its rounding.
+                        [moment[: len(values)].zero_()],
                         [square_avg],
                         [],
-                        [torch.full((), FAR, device=values.device)],
+                        [far],
                         fused=True,
                         amsgrad=False,
                         maximize=False,

@@ -60,11 +60,13 @@ def plain_logps(logits: Tensor, targets: Tensor) -> Tensor:
 def mask(whole: bool) -> tuple[float, int]:
     """And the tokens of the row."""
     batch = row(8)
+    assert batch.layout is not None
+    layout, tokens = batch.layout, batch.tokens
     build = attention_gpu._block_mask
     if not whole:
-        return peak_mb(lambda: build(batch.layout, None, torch.device("cpu"))), batch.tokens
-    sees = build(batch.layout, None, torch.device("cpu")).mask_mod
-    return peak_mb(lambda: create_block_mask(sees, None, None, batch.tokens, batch.tokens, device="cpu")), batch.tokens
+        return peak_mb(lambda: build(layout, None, torch.device("cpu"))), tokens
+    sees = build(layout, None, torch.device("cpu")).mask_mod
+    return peak_mb(lambda: create_block_mask(sees, None, None, tokens, tokens, device="cpu")), tokens
 
 
 def row(pairs: int) -> PackedBatch:

@@ -78,4 +78,5 @@ def _take(tensor: Tensor, device: torch.device) -> None:
     """Rank 0's values."""
     values = tensor.to(device).contiguous()
     dist.broadcast(values, src=0)
-    tensor.copy_(values)
+    if dist.get_rank():  # rank 0's may be a view that can't be written to
+        tensor.copy_(values)

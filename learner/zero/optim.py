@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch.optim.rmsprop import rmsprop
+from torch.optim.adam import adam
 
 from learner.config import LearnerConfig, ModelConfig, OptimizerConfig
 from learner.deepspeed_arguments import merged
 
-SLICE_ON_HOST = 1 << 17
-"""Elements that a core works on at a time: with the intermediate values they stay in its cache."""
-SLICE_ON_GPU = 1 << 26
-"""Elements whose intermediate values are held at a time."""
+SLICE = 1 << 24
+"""Elements that a fused RMSprop works on at a time. Few and long: threads wait for each other at the end of each."""
+FAR = 1e8
+"""A step count at which no bias correction is left."""
 
 
 def make_optimizer(
@@ -24,22 +24,20 @@ def make_optimizer(
     """AdamW with decoupled weight decay, or RMSprop (SAPO's DPO recipe).
 
     Args:
-        fused: AdamW in one pass over memory by torch's own kernel. It rounds otherwise than torch's plain AdamW.
+        fused: in one pass over memory, by torch's own kernel. It rounds otherwise than torch's plain optimizers.
     """
     if config.name == "rmsprop":
-        return SlicedRMSprop(
-            parameters, lr=config.lr, alpha=config.alpha, eps=config.eps, weight_decay=config.weight_decay
-        )
+        kind = FusedRMSprop if fused else torch.optim.RMSprop
+        return kind(parameters, lr=config.lr, alpha=config.alpha, eps=config.eps, weight_decay=config.weight_decay)
     return torch.optim.AdamW(
         parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=fused
     )
 
 
-class SlicedRMSprop(torch.optim.RMSprop):
-    """torch's RMSprop, bit for bit, slice by slice.
+class FusedRMSprop(torch.optim.RMSprop):
+    """torch's RMSprop by torch's fused kernel for Adam, which without a first moment and bias correction it is.
 
-    torch has no fused RMSprop: each of its operations would run over the whole shard, which on the host is as slow as
-    memory, and make intermediate values as large as the shard.
+    torch has no fused RMSprop: each operation of its own runs over the whole shard, and makes a tensor as large.
     """
 
     @torch.no_grad()
@@ -47,7 +45,6 @@ class SlicedRMSprop(torch.optim.RMSprop):
         """``closure`` is for torch's interface alone."""
         assert closure is None
         for group in self.param_groups:
-            options = {name: group[name] for name in ("lr", "alpha", "eps", "weight_decay", "momentum", "centered")}
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -55,15 +52,27 @@ class SlicedRMSprop(torch.optim.RMSprop):
                 if not state:
                     state |= {"step": torch.zeros(()), "square_avg": torch.zeros_like(parameter)}
                 state["step"] += 1
-                on_host = parameter.device.type == "cpu"
-                size = SLICE_ON_HOST * torch.get_num_threads() if on_host else SLICE_ON_GPU
-                whole = [parameter, parameter.grad, state["square_avg"]]
-                parts = [[tensor] for tensor in whole]
-                if parameter.numel() > size and all(tensor.is_contiguous() for tensor in whole):
-                    parts = [list(tensor.view(-1).split(size)) for tensor in whole]
-                for values, grad, square_avg in zip(*parts, strict=True):
-                    # The counter matters to no plain RMSprop.
-                    rmsprop([values], [grad], [square_avg], [], [], [torch.zeros(())], foreach=False, **options)
+                whole = parameter, parameter.grad.contiguous(), state["square_avg"]
+                moment = torch.empty(min(SLICE, parameter.numel()), dtype=parameter.dtype, device=parameter.device)
+                far = torch.full((), FAR, device=parameter.device)
+                for values, grad, square_avg in zip(*(t.view(-1).split(SLICE) for t in whole), strict=True):
+                    adam(
+                        [values],
+                        [grad],
+                        # It must be zero before, or the gradient could be lost in its rounding.
+                        [moment[: len(values)].zero_()],
+                        [square_avg],
+                        [],
+                        [far],
+                        fused=True,
+                        amsgrad=False,
+                        maximize=False,
+                        beta1=0.0,
+                        beta2=group["alpha"],
+                        lr=group["lr"],
+                        weight_decay=group["weight_decay"],
+                        eps=group["eps"],
+                    )
 
 
 def warmup_steps(config: OptimizerConfig, total_steps: int) -> int:

@@ -85,17 +85,22 @@ def trained(make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer], s
     return [parameter.detach() for parameter in parameters]
 
 
-def test_rmsprop_in_slices_is_torchs_bit_for_bit(monkeypatch):
-    monkeypatch.setattr(optim, "SLICE_ON_HOST", 100)
-    config = OptimizerConfig(name="rmsprop", lr=0.01, weight_decay=0.1)
-    ours = trained(lambda parameters: make_optimizer(config, parameters))
-    theirs = trained(lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.1))
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_the_fused_rmsprop_is_torchs_to_the_last_digits(monkeypatch, weight_decay):
+    monkeypatch.setattr(optim, "SLICE", 100)
+    config = OptimizerConfig(name="rmsprop", lr=0.01, weight_decay=weight_decay)
+    ours = trained(lambda parameters: make_optimizer(config, parameters, fused=True))
+    plain = trained(lambda parameters: make_optimizer(config, parameters))
+    theirs = trained(lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=weight_decay))
+    assert all(torch.equal(a, b) for a, b in zip(plain, theirs, strict=True))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_rmsprops_state_has_torchs_names_and_counts_its_steps():
     parameter = torch.nn.Parameter(torch.ones(3))
-    ours, theirs = make_optimizer(OptimizerConfig(name="rmsprop"), [parameter]), torch.optim.RMSprop([parameter])
+    ours = make_optimizer(OptimizerConfig(name="rmsprop"), [parameter], fused=True)
+    theirs = torch.optim.RMSprop([parameter])
     for optimizer in (ours, theirs):
         for _ in range(2):
             parameter.grad = torch.ones(3)

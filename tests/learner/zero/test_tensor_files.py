@@ -74,10 +74,16 @@ def test_a_model_over_the_limit_is_split_as_transformers_splits_it(tmp_path):
 
 def test_a_chunk_is_all_that_is_brought_to_the_host(tmp_path, monkeypatch):
     monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 1 << 10)
-    weight, sizes = torch.randn(10_000), []
+    weight = torch.randn(10_000)
+    sizes: list[int] = []
     with TensorFile(Path(tmp_path / "file"), announced({"w": weight})) as file:
         to_host = torch.Tensor.cpu
-        monkeypatch.setattr(torch.Tensor, "cpu", lambda part: sizes.append(part.nbytes) or to_host(part))
+
+        def noted(part: torch.Tensor) -> torch.Tensor:
+            sizes.append(part.nbytes)
+            return to_host(part)
+
+        monkeypatch.setattr(torch.Tensor, "cpu", noted)
         file.put("w", weight)
     assert max(sizes) == 1 << 10
     assert sum(sizes) == weight.nbytes

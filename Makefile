@@ -77,13 +77,14 @@ bench-learner: $(READY)  ## the learner against TRL, the EMA against a gather lo
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.transients
 	$(BIN)/python -m benchmarks.offload
 
-bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, staleness, scaling (needs what make demo leaves)
+bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, staleness, scaling, data (needs what make demo leaves)
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.publication
 	$(BIN)/python -m benchmarks.buffer
 	$(BIN)/python -m benchmarks.stress
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.data
 
 chaos: $(READY)  ## runs that are hit at random by kill -9, SIGSTOP and flipped bits (half an hour)
 	$(BIN)/python -m benchmarks.chaos

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import DTypeLike, NDArray
 
-from actors.token_table import Share
+from actors.token_table import DatasetShare
 
 ROUNDS = 6
 """Rounds of the Feistel permutation; four already pass for random (Luby and Rackoff, 1988)."""
@@ -51,7 +51,7 @@ class Plan:
     """N; None rewrites whole responses."""
     responses_per_prompt: int
     """K"""
-    shares: tuple[Share, ...] = ()
+    shares: tuple[DatasetShare, ...] = ()
     """Datasets that are drawn in proportion to their weights; () draws all rows alike."""
 
     def item(self, index: int) -> PlanItem:
@@ -68,7 +68,7 @@ class Plan:
         return PlanItem(index, row, epoch, start, end, seed)
 
 
-def mixed_row(visit: int, shares: tuple[Share, ...], seed: int) -> int:
+def mixed_row(visit: int, shares: tuple[DatasetShare, ...], seed: int) -> int:
     """The row of a visit to datasets that are drawn in proportion to their weights.
 
     Every ``BLOCK`` of visits has the same even pattern of datasets. The visits of one dataset pass over its rows again

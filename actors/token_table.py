@@ -57,7 +57,7 @@ class Ragged:
 
 
 @dataclass(frozen=True)
-class Share:
+class DatasetShare:
     """Rows of one dataset, and how often they are drawn."""
 
     first: int
@@ -101,7 +101,7 @@ class TableBuilder:
         for column, tokens in zip(self._columns, row, strict=True):
             column.add(tokens)
 
-    def table(self, shares: tuple[Share, ...] = ()) -> TokenTable:
+    def table(self, shares: tuple[DatasetShare, ...] = ()) -> TokenTable:
         """What was added; nothing may be added after that."""
         prompts, responses, *rejected = (column.ragged() for column in self._columns)
         return TokenTable(prompts, responses, rejected[0] if rejected else None, shares)
@@ -114,7 +114,7 @@ class TokenTable:
     prompts: Ragged
     responses: Ragged
     rejected: Ragged | None = None
-    shares: tuple[Share, ...] = ()
+    shares: tuple[DatasetShare, ...] = ()
     """Of the datasets that the rows come from; () where all rows are drawn alike."""
 
     @classmethod

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from actors.token_table import Ragged, Share, TokenTable
+from actors.token_table import DatasetShare, Ragged, TokenTable
 from cluster.config.sections import DataConfig
 from cluster.data.ends import EndTokens
 from cluster.data.report import DataReport
@@ -80,7 +80,7 @@ def read_tables(folder: Path) -> Tables | None:
     """What ``write_tables`` wrote, mapped from the disk; None where nothing whole is."""
     try:
         stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        shares = tuple(Share(**share) for share in stored["shares"])
+        shares = tuple(DatasetShare(**share) for share in stored["shares"])
         train = _read(folder, "train", shares)
         held_out = _read(folder, "held_out", ()) if stored["held_out"] else None
         reports = tuple(_report(values) for values in stored["reports"])
@@ -128,7 +128,7 @@ def _write(folder: Path, name: str, table: TokenTable) -> None:
             np.save(folder / f"{name}-{column}-offsets.npy", ragged.offsets)
 
 
-def _read(folder: Path, name: str, shares: tuple[Share, ...]) -> TokenTable:
+def _read(folder: Path, name: str, shares: tuple[DatasetShare, ...]) -> TokenTable:
     def ragged(column: str) -> Ragged:
         flat = np.load(folder / f"{name}-{column}.npy", mmap_mode="r")
         return Ragged(flat, np.load(folder / f"{name}-{column}-offsets.npy", mmap_mode="r"))

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.token_table import Share, TableBuilder, TokenTable
+from actors.token_table import DatasetShare, TableBuilder, TokenTable
 from cluster.config.sections import DataConfig
 from cluster.data.cache import Tables, cache_key, read_tables, write_tables
 from cluster.data.ends import EndTokens
@@ -83,11 +83,11 @@ def _tokenised(
 ) -> Tables:
     train, fraction = TableBuilder(_columns(method)), TableBuilder(_columns(method))
     reports: list[DataReport] = []
-    shares: list[Share] = []
+    shares: list[DatasetShare] = []
     for source, config in zip(sources, data.all_sources, strict=True):
         first = len(train)
         reports.append(_added(source, data, method, tokenisation, (train, fraction)))
-        shares.append(Share(first, len(train) - first, config.weight))
+        shares.append(DatasetShare(first, len(train) - first, config.weight))
     held_out = fraction.table() if len(fraction) else None
     if evaluated:
         held_out, report = _evaluated_rows(evaluated, data, method, tokenisation)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from actors.plan import BLOCK, SHORT_MARGIN, Plan, cut, permuted
-from actors.token_table import Share
+from actors.token_table import DatasetShare
 from support.paths import REPOSITORY
 
 LEVEL = 1e-3
@@ -132,7 +132,7 @@ def test_whole_responses_are_planned_without_a_segment_length():
     assert sorted((plan.item(i).start, plan.item(i).end) for i in range(2)) == [(0, 4), (0, 9)]
 
 
-SHARES = (Share(0, 30, 3.0), Share(30, 7, 1.0), Share(37, 500, 0.5))
+SHARES = (DatasetShare(0, 30, 3.0), DatasetShare(30, 7, 1.0), DatasetShare(37, 500, 0.5))
 
 
 def mixed(seed: int = 0) -> Plan:
@@ -161,6 +161,6 @@ def test_a_mix_is_a_function_of_seed_and_index():
 
 
 def test_a_dataset_of_little_weight_still_comes():
-    plan = Plan(0, np.full(4, 9, np.int32), None, 1, (Share(0, 2, 1e9), Share(2, 2, 1.0)))
+    plan = Plan(0, np.full(4, 9, np.int32), None, 1, (DatasetShare(0, 2, 1e9), DatasetShare(2, 2, 1.0)))
     rows = [plan.item(i).row for i in range(3 * BLOCK)]
     assert sum(row >= 2 for row in rows) == 3

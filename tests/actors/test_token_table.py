@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.token_table import Ragged, Share, TableBuilder, TokenTable
+from actors.token_table import DatasetShare, Ragged, TableBuilder, TokenTable
 
 sequence = st.lists(st.integers(0, 2**31 - 1), max_size=7)
 
@@ -37,8 +37,8 @@ def test_rows_that_are_added_one_by_one_make_the_same_table(rows, columns):
     for row in rows:
         builder.add(row)
     assert len(builder) == len(rows)
-    built, expected = builder.table((Share(0, 1, 2.0),)), TokenTable.from_rows(rows)
-    assert built.shares == (Share(0, 1, 2.0),)
+    built, expected = builder.table((DatasetShare(0, 1, 2.0),)), TokenTable.from_rows(rows)
+    assert built.shares == (DatasetShare(0, 1, 2.0),)
     for name in ("prompts", "responses", "rejected"):
         one, other = getattr(built, name), getattr(expected, name)
         assert (one is None) == (other is None)

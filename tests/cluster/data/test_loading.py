@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.token_table import Share
+from actors.token_table import DatasetShare
 from cluster.config.loading import validate_config
 from cluster.config.sections import DataConfig
 from cluster.data import loading
@@ -43,7 +43,7 @@ def test_several_datasets_lie_one_after_another_with_their_weights(plain: str, t
         " b0</s>",
         " b1</s>",
     ]
-    assert tables.train.shares == (Share(0, 3, 2.0), Share(3, 2, 1.0))
+    assert tables.train.shares == (DatasetShare(0, 3, 2.0), DatasetShare(3, 2, 1.0))
     assert [(report.used, report.read) for report in tables.reports] == [(3, 3), (2, 3)]
 
 

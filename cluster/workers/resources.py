@@ -130,7 +130,7 @@ def require_room(config: RunConfig, hardware: Hardware, log: logging.Logger, *, 
     missing = shortage(hardware.each_node, ranks, actors)
     if missing is None:
         return
-    if _can_grow_to(ranks, actors):
+    if not hardware.local and _can_grow_to(ranks, actors):  # nothing adds nodes to a Ray of this process
         log.info("%s; waits for Ray's autoscaler", missing)
         return
     smaller = _smaller(config, hardware, ranks, actors)
@@ -139,7 +139,7 @@ def require_room(config: RunConfig, hardware: Hardware, log: logging.Logger, *, 
 
 def _can_grow_to(ranks: Demand, actors: Demand) -> bool:
     """Whether an autoscaler has said that it can add nodes until there is enough of everything."""
-    most = state.get_max_resources_from_cluster_config() or {} if ray.is_initialized() else {}
+    most = state.get_max_resources_from_cluster_config() or {}
     names = ranks.bundle.keys() | actors.bundle.keys()
     return bool(most) and all(
         sum(demand.count * demand.bundle.get(name, 0.0) for demand in (ranks, actors)) <= most.get(name, 0)

@@ -65,7 +65,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     logs = tmp_path_factory.mktemp("ray")
     folder = tempfile.mkdtemp(prefix="sapo-", dir="/tmp")
     gcs, dashboard, agent, head_metrics, node_metrics, client = free_ports(6)
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}
+    paths = {"PATH": f"{Path(RAY).parent}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | paths | {"RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
     nodes = [
         start(
@@ -175,7 +176,7 @@ def test_relative_paths_of_the_driver_are_found_by_nodes_that_were_started_elsew
     done = subprocess.run(
         [sys.executable, "-m", "cluster", "sft", "run.yaml", f"cluster.address={cluster.gcs}"],
         cwd=tmp_path / "start",
-        env=cluster.environment | {"PYTHONPATH": str(REPOSITORY)},
+        env=cluster.environment,
         capture_output=True,
         text=True,
         check=False,

@@ -142,9 +142,9 @@ def test_a_model_of_many_positions_answers_short_and_long_prompts_on_cpu(
 ) -> None:
     """vLLM on CPU refuses an engine for 128 k positions whose prompts may not be cut."""
     model = copy_of(demo_model, tmp_path / "m", max_position_embeddings=131_072)
-    (tmp_path / "lengths.py").write_text("def asked(prompt, response):\n    return len(prompt.split())\n")
+    (tmp_path / "questions.py").write_text("def asked(prompt, response):\n    return len(prompt.split())\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     prompts = prompts_file(tmp_path, {"prompt": "write"}, {"prompt": " ".join(["write"] * 9000)})
-    result = evaluate(str(model), prompts, "lengths:asked", samples=2, temperature=1.0, max_tokens=4)
+    result = evaluate(str(model), prompts, "questions:asked", samples=2, temperature=1.0, max_tokens=4)
     assert result.greedy.mean == result.sampled.mean == 4500.5

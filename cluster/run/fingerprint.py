@@ -25,6 +25,8 @@ def _arrays(table: TokenTable, batches: Sequence[Sequence[PreferencePair]]) -> I
     for ragged in (table.prompts, table.responses, table.rejected):
         if ragged is not None:
             yield from (ragged.flat, ragged.offsets)
+    for share in table.shares:
+        yield np.frombuffer(repr(share).encode(), np.uint8)
     for number, batch in enumerate(batches):
         for pair in batch:
             yield from (np.array([number, pair.start, pair.end]), pair.prompt, pair.chosen, pair.rejected)

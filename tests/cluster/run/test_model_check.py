@@ -340,7 +340,7 @@ def test_a_token_without_an_embedding_is_rejected_where_rows_have_it_and_noted_w
     said = rejection(run_of(f"model.tokenizer={larger}"))
     assert f"the data have token {len(tokenizer) - 1} (<extra-9>), and the model has 64 embeddings alone" in said
     pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text(json.dumps({"prompt": "write", "chosen": "1", "rejected": "2 <extra-9>"}) + "\n")
+    pairs.write_text(json.dumps({"prompt": "write ", "chosen": "1", "rejected": "2 <extra-9>"}) + "\n")
     said = rejection(run_of(f"model.tokenizer={larger}", "method=offline", f"data.path={pairs}"))
     assert "(<extra-9>)" in said
 
@@ -349,7 +349,8 @@ def test_added_tokens_get_an_embedding(run_of: RunOf, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(rows.read_text().replace("1 2 9", "1 2 <|im_start|>"))
     added = f"model.add_tokens=[{','.join(f'<|{i}|>' for i in range(20))},<|im_start|>]"
-    run = check_run(run_of(*SFT, added), resume=False, overwrite=False)
+    meant = "data.content_tokens=[<|im_start|>]"
+    run = check_run(run_of(*SFT, added, meant), resume=False, overwrite=False)
     assert not run.notes
     assert run.inputs.table.responses.flat.max() >= 64
 
@@ -377,7 +378,10 @@ def test_padding_that_is_the_end_token_or_missing_changes_no_row(
 def test_a_slow_tokenizer_without_a_fast_half_is_accepted(run_of: RunOf, tmp_path: Path, tiny_llama: str) -> None:
     """ByT5's, in Python alone: 256 bytes and some special tokens, over a model of 512."""
     tokenizer = ByT5Tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ':' + m['content'] + eos_token }}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ':' + m['content'] + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
     slow = saved(tokenizer, tmp_path / "slow")
     config = run_of(
         *SFT,

@@ -350,7 +350,7 @@ def test_the_number_of_actors_on_shared_gpus_stays(caplog):
     world.run("actor-0")
     assert world.mailbox
     with caplog.at_level("WARNING"):
-        world.mailbox.last("actors_wanted").answer(2)
+        world.mailbox.last("next_request").answer(Request("actors", 2))
         world.pool.poll()
     assert list(world.pool.members) == ["actor-0"]
     assert "2 actor(s) asked for: each shares a rank's GPU" in caplog.text

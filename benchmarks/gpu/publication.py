@@ -33,8 +33,8 @@ class Sender:
     def __init__(self, model: str, scale: Scale, backend: Backend) -> None:
         from transformers import AutoModelForCausalLM
 
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, scale.dtype))
-        self._model.to(scale.device)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, scale.dtype))
+        self._model = loaded.to(scale.device)
         self._publisher = PublisherSpec(backend, TIMEOUT_S).build()
 
     def publish(self, actor: Any, rounds: int) -> tuple[int, list[tuple[float, float]]]:

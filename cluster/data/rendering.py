@@ -51,9 +51,10 @@ class ChatTemplate:
             )
         noon = datetime.combine(self.today, time(12))
         try:
+            functions: list[Any] | None = tools  # as transformers types them
             text = self.tokenizer.apply_chat_template(
                 messages,
-                tools=tools,
+                tools=functions,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 strftime_now=noon.strftime,

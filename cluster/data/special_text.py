@@ -107,13 +107,15 @@ class SpecialText:
         encoder = Tokenizer.from_str(backend.to_str())
         encoder.no_truncation()
         encoder.no_padding()
-        numbers = {}
+        numbers: dict[int, int] = {}
         for i in self._ids.values():
             token = self._tokenizer.added_tokens_decoder.get(i)
             flags = ("single_word", "lstrip", "rstrip", "normalized")
             same = {flag: getattr(token, flag) for flag in flags} if token else {"normalized": False}
             stand_in = f"{OPEN}{i}{CLOSE}"
             encoder.add_tokens([AddedToken(stand_in, special=False, **same)])
-            numbers[encoder.token_to_id(stand_in)] = i
+            number = encoder.token_to_id(stand_in)
+            assert number is not None, "it was just added"
+            numbers[number] = i
         encoder.encode_special_tokens = True
         return encoder, numbers

@@ -163,6 +163,6 @@ def fitted(tokens: Tokens, data: DataConfig, note: Note) -> tuple[Ids, ...]:
             raise Unusable(f"over {data.max_length} tokens with a response over {room}")
         responses = tuple(response[:room] for response in responses)
         note(TRUNCATED_RESPONSE)
-        if len(responses) > 1 and np.array_equal(*responses):
+        if len(responses) > 1 and np.array_equal(responses[0], responses[1]):
             raise Unusable(f"whose chosen and rejected are the same within {data.max_length} tokens")
     return (prompt, *responses)

@@ -108,9 +108,9 @@ class Tokenisation:
         if isinstance(prompt, str):
             return self._opened(self._encode([prompt])[0], templated=False)
         marked = self._special.occurs([*prompt, *(tools or ())])
-        if marked:
-            prompt, tools = self._special.marked(prompt), self._special.marked(tools)
-        text = self.template.render(prompt, tools, add_generation_prompt=True)
+        messages: Messages = self._special.marked(prompt) if marked else prompt
+        shown: list[dict[str, Any]] | None = self._special.marked(tools) if marked else tools
+        text = self.template.render(messages, shown, add_generation_prompt=True)
         return self._special.encode(text) if marked else self._encode([text])[0]
 
     def tokens(self, chunk: Sequence[Texts], notes: Sequence[Note]) -> list[Tokens | Unusable]:
@@ -146,7 +146,9 @@ class Tokenisation:
         """Ids of the prompt alone, out of those of the whole: special tokens split a text, so only what follows the
         prompt's last one is tokenised again. That is mostly the same header in all rows. None where it is long."""
         for place in np.flatnonzero(self._splits[whole])[::-1].tolist():
-            start, _ = encoding.token_to_chars(place)
+            span = encoding.token_to_chars(place)
+            assert span is not None, "the tokens are the text's own"
+            start = span[0]
             if start < len(prompt):
                 tail = prompt[start:]
                 return [*whole[:place], *self._header(tail)] if len(tail) <= HEADER_CHARACTERS else None
@@ -214,7 +216,7 @@ class Tokenisation:
             if self.ends.written is not None and len(places) > max(1, self.ends.written):
                 name = self.tokenizer.convert_ids_to_tokens(int(ids[places[0]]))
                 raise Unusable(f"whose text speaks of {name}, which this tokenizer can't write as text")
-        elif places[0] + 1 < len(ids) and self.tokenizer.decode(ids[places[0] + 1 :].tolist()).strip():
+        elif places[0] + 1 < len(ids) and str(self.tokenizer.decode(ids[places[0] + 1 :].tolist())).strip():
             note("with text after an end token in the response, which is cut off")
         return ids[: places[0] + 1]
 

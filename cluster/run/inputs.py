@@ -51,8 +51,8 @@ def read_inputs(config: RunConfig) -> Inputs:
         held_out, lines = load_held_out(config.data, config.method, tokenizer, ends)
         return Inputs(tokenizer, ends, (report, *lines), TokenTable.empty(), held_out, batches)
     tables = load_tables(config.data, config.method, tokenizer, ends)
-    lines = (line for report in tables.reports for line in report.lines())
-    return Inputs(tokenizer, ends, (*lines, opening_note(tokenizer)), tables.train, tables.held_out)
+    said = (line for report in tables.reports for line in report.lines())
+    return Inputs(tokenizer, ends, (*said, opening_note(tokenizer)), tables.train, tables.held_out)
 
 
 def count_steps(config: RunConfig, inputs: Inputs) -> int:

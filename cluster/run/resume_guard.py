@@ -76,15 +76,16 @@ def validate_same_run(config: RunConfig, checkpoint: Path, allowed: Collection[s
     return [f"{key}: {shown(old)} -> {shown(new)}" for key, (old, new) in changed.items()]
 
 
-def validate_same_data(saved: str, found: str, checkpoint: Path, path: str, allowed: Collection[str]) -> None:
+def validate_same_data(saved: str, found: str, checkpoint: Path, path: str | None, allowed: Collection[str]) -> None:
     """Compare fingerprints of the training data.
 
     Raises:
         UserError: they differ.
     """
+    where = f"data.path {path}" if path else "data.sources"
     if saved != found and "data.path" not in allowed:
         raise UserError(
-            f"data.path {path}: its rows are not those that {checkpoint} was trained on; resume with those, or with "
+            f"{where}: its rows are not those that {checkpoint} was trained on; resume with those, or with "
             "--allow-change data.path if the change is meant"
         )
 

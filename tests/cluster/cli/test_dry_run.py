@@ -179,7 +179,8 @@ def checkpoint(config: RunConfig, *, step: int, total: int) -> Path:
 
 def test_a_resumed_run_is_checked_against_its_checkpoint(dry: Any, run_file: Path) -> None:
     config = resolve_paths(load_config(run_file))
-    run = config.run_dir
+    run, other = config.run_dir, run_file.with_name("other.jsonl")
+    other.write_text(Path(str(config.data.path)).read_text().replace("1 2 9", "1 2 8"))
     at = checkpoint(config, step=3, total=5)
     assert "holds a run already" in dry("train").rejection
     assert lines(dry("train", "--overwrite", "learner.steps=5"))[0].endswith("; starts")
@@ -193,15 +194,16 @@ def test_a_resumed_run_is_checked_against_its_checkpoint(dry: Any, run_file: Pat
         (("learner.steps=3",), "the run is complete at step 3; raise learner.steps"),
         (("optimizer.lr=0.5",), f"optimizer.lr 0.5: {at} was made with"),
         (("--allow-change", "optimizer.name", "optimizer.name=rmsprop"), "saved with optimizer.name adamw; this run"),
-        (("data.max_rows=2",), f"data.path {config.data.path}: its rows are not those that {at} was trained on"),
+        ((f"data.path={other}",), f"data.path {other}: its rows are not those that {at} was trained on"),
         (("buffer.capacity=64",), f"buffer.capacity 64: the snapshot in {at / 'buffer'} was taken at"),
     ):
         assert words in dry("train", "--resume", "learner.steps=5", *arguments).rejection
     assert lines(dry("train", "--resume", "learner.steps=5", "optimizer.lr=0.5", "--allow-change", "optimizer.lr"))
-    (at / "buffer" / "shard-0000.bin").unlink()
-    assert "shard-0000.bin: can't be read: No such file" in dry("train", "--resume", "learner.steps=5").rejection
     (run / "metrics.jsonl").write_text("{broken\n")
     assert "metrics.jsonl" in dry("train", "--resume", "learner.steps=5").rejection
+    (run / "metrics.jsonl").unlink()
+    (at / "buffer" / "shard-0000.bin").unlink()
+    assert "shard-0000.bin: can't be read: No such file" in dry("train", "--resume", "learner.steps=5").rejection
 
 
 def test_a_table_of_short_responses_is_said_to_be_rewritten_whole(dry: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_a_held_out_dataset_is_read_as_pairs_where_it_has_them(
     assert tables.reports[1].lines()[0].startswith(f"{held_out} (data.held_out): 4 of ")
 
 
-def cached(model: str, folder: Path, **data: object) -> tuple[Tables, list[str]]:
+def cached(model: str, folder: Path, **data: Any) -> tuple[Tables, list[str]]:
     tables = tables_of(model, cache_dir=str(folder), **data)
     return tables, sorted(p.name for p in (folder / "data").iterdir())
 

@@ -18,7 +18,7 @@ from support.public_templates import PUBLIC, public_tokenizer
 
 NAMES = sorted({name for public in PUBLIC.values() for name in public.special})
 # SentencePiece writes a space as "▁" and can't tell the two apart.
-characters = st.characters(exclude_categories=("Cs",), exclude_characters="▁")
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="▁")
 content = st.lists(st.text(characters, max_size=8) | st.sampled_from([*NAMES, " ", "\n", "[INST]", "<think>"])).map(
     "".join
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def messages(*turns: object) -> dict[str, Any]:
     return {"messages": list(turns)}
 
 
-READ: dict[str, tuple[dict[str, Any], list[tuple[str, ...]], dict[str, int]]] = {
+READ: dict[str, tuple[dict[str, Any], Sequence[tuple[str, ...]], dict[str, int]]] = {
     "role and content": (messages(Q, A), ONE, {}),
     "keys that Arrow filled with None": (
         messages(Q | {"tool_calls": None, "name": None}, A | {"tool_calls": None, "name": None}),

@@ -148,7 +148,8 @@ def test_the_recipes_templates_open_conversations_as_the_base_models_open_text(t
     tokenizer.save_pretrained(tmp_path / "trained")
     again = load_tokenizer(ModelConfig(path=str(tmp_path / "trained")))
     assert again.chat_template == tokenizer.chat_template, "what is saved writes it, and gets no second one"
-    served = again.apply_chat_template(row["messages"], tokenize=True)["input_ids"]
+    served_with: Any = again.apply_chat_template(row["messages"], tokenize=True)
+    served = served_with["input_ids"]
     assert served[:2].count(bos) == 1
 
 

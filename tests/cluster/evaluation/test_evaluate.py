@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from cluster.data.ends import end_tokens
 from cluster.data.tokenizer import load_tokenizer
+from cluster.data.tokens import Tokenisation
 from cluster.evaluation.checks import mean_score
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.questions import question_ids, read_questions
@@ -94,7 +96,7 @@ def test_a_model_is_scored_by_what_it_says_greedily_and_sampled(
     model: Any = AutoModelForCausalLM.from_pretrained(demo_model)
     lengths = []
     for question in read_questions(prompts):
-        ids = torch.tensor([question_ids(question, tokenizer)])
+        ids = torch.tensor([question_ids(question, Tokenisation(tokenizer, end_tokens(tokenizer)))])
         said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
         response = str(tokenizer.decode(said[0, ids.shape[1] :].tolist(), skip_special_tokens=True))
         lengths.append([float(len(response.split()))])
@@ -121,7 +123,7 @@ def test_an_answer_ends_at_what_the_generation_config_lists(
     model: Any = AutoModelForCausalLM.from_pretrained(demo_model)
     tokenizer = load_tokenizer(ModelConfig(path=demo_model))
     prompts = prompts_file(tmp_path, {"messages": [USER, ANSWER]})
-    ids = torch.tensor([question_ids(read_questions(prompts)[0], tokenizer)])
+    ids = torch.tensor([question_ids(read_questions(prompts)[0], Tokenisation(tokenizer, end_tokens(tokenizer)))])
     said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)[0]
     words = said[ids.shape[1] :].tolist()
     assert 2 not in words

@@ -46,7 +46,7 @@ class Actor:
             if self._ends and self.version == 1 and self._taken % 2:
                 os.kill(os.getpid(), self._ends)
 
-        GlooGroup.broadcast = counted  # type: ignore[method-assign]
+        GlooGroup.broadcast = counted  # type: ignore[method-assign, assignment]
 
     async def ready(self) -> int:
         return os.getpid()

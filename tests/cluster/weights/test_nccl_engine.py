@@ -67,7 +67,7 @@ def receiving() -> type[GenerationActor]:
                         give_up(communicator)
                     broadcast(communicator, tensor, **options)
 
-                communicator.broadcast = spoiled  # type: ignore[method-assign]
+                communicator.broadcast = spoiled
                 return communicator
 
             def receiver(*_: Any) -> Any:

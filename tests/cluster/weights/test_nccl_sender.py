@@ -99,7 +99,8 @@ class Client(ActorsClient):
 @pytest.fixture
 def library() -> Iterator[FakeNccl]:
     """Every rendezvous forms a new group of three."""
-    library, groups = FakeNccl(), {}
+    library = FakeNccl()
+    groups: dict[int, Any] = {}
 
     def group(port: int) -> Group:
         return groups.setdefault(port, Group(3))

@@ -310,7 +310,7 @@ def sleeping(world: World, *names: str, dead: str = "") -> list[str]:
 
     for name in names:
         worker = world.factory.workers[name]
-        worker.call = answering.__get__(worker)  # type: ignore[method-assign]
+        worker.call = answering.__get__(worker)
     return asked
 
 

@@ -26,7 +26,7 @@ class Flat:
         self.model.weight.grad = torch.ones(5, 4)
         self.optimizer.step()
         self.partition = {0: [(torch.full((3,), 7.0),)]}
-        self.model.weight.ds_tensor = torch.full((2,), 9.0)
+        self.model.weight.ds_tensor = torch.full((2,), 9.0)  # type: ignore[attr-defined]
 
 
 def test_memory_is_given_back_and_views_share_it_again_afterwards():
@@ -52,7 +52,7 @@ def test_what_is_looked_for_is_found_wherever_it_is():
     grad = owner.model.weight.grad
     assert grad is not None
     wanted: list[Tensor] = [owner.buffer, owner.model.weight, owner.model.bias, grad, state["exp_avg"]]
-    wanted += [owner.partition[0][0][0], owner.model.weight.ds_tensor]
+    wanted += [owner.partition[0][0][0], owner.model.weight.ds_tensor]  # type: ignore[attr-defined]
     assert {id(tensor) for tensor in wanted} <= found
 
 

@@ -15,6 +15,7 @@ from cluster.cli.ask import actors, checkpoint, stop
 from cluster.cli.config import config
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
+from cluster.cli.report import report
 from cluster.cli.train import sft, train
 from contracts.errors import UserError
 
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "checkpoint": checkpoint,
     "stop": stop,
     "config": config,
+    "report": report,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

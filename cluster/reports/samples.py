@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.reports.pair_quality import edit_fraction
 from contracts.pair import PreferencePair, TokenIds
 
 Decode = Callable[[TokenIds], str | list[str]]
@@ -14,7 +15,10 @@ Decode = Callable[[TokenIds], str | list[str]]
 
 
 def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
-    """One pair, segments between ⟦ and ⟧."""
+    """One pair, segments between ⟦ and ⟧.
+
+    ``age``: optimizer steps that the weights behind the pair were old in the batch of ``step``; None for offline pairs.
+    """
 
     def text(ids: TokenIds) -> str:
         return str(decode(ids))
@@ -26,6 +30,7 @@ def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
         "index": pair.index,
         "row": pair.row,
         "version": pair.version,
+        "age": step - 1 - pair.version if pair.version >= 0 else None,
         "actor": pair.actor,
         "cut": [pair.start, pair.end],
         "prompt": text(pair.prompt),
@@ -33,5 +38,6 @@ def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
         "rejected": f"{a}⟦{text(pair.replacement)}⟧{kept}",
         "ended": pair.ended,
         "suffix_kept": pair.suffix_kept,
+        "edit_fraction": round(edit_fraction(pair), 4),
         "replacement_logprob": None if np.isnan(pair.mean_logprob) else round(pair.mean_logprob, 4),
     }

@@ -16,6 +16,7 @@ from cluster.run.attempt import Setting, run_attempt
 from cluster.run.inputs import Inputs, count_steps, read_inputs
 from cluster.run.loop import Progress
 from cluster.run.resume_guard import validate_same_data, validate_same_run
+from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock
 from cluster.workers.actor_pool import end
@@ -75,6 +76,7 @@ def train(
         if folder.resumed:
             _rewind(folder, start.step)
         log.keep(folder.path)
+        write_environment(folder.path, str(hardware))
         log.logger.info(inputs.report)
         log.logger.info(inputs.ends)
         for change in start.changes:
@@ -102,7 +104,7 @@ def train(
         except BaseException as error:  # for the files alone: the command line prints its own line
             log.logger.debug("ended: %s", first_line(error), exc_info=error, extra={"event": "ended"})
             raise
-        log.logger.debug("complete at step %d", total_steps, extra={"event": "complete"})
+        log.logger.debug("complete at step %d", total_steps, extra={"event": "complete", "step": total_steps})
     final = folder.checkpoint(total_steps)
     return RunResult(folder.path, final / "policy", final / "ema", total_steps, closing)
 

@@ -1,0 +1,46 @@
+"""Curves made ready to draw: thinned to what a screen shows, and smoothed. Functions on arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+POINTS = 800
+"""Most points of a curve."""
+SMOOTHING_SHARE = 0.02
+"""Share of the run over which a smoothed curve averages."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric as it is drawn."""
+
+    x: NDArray[np.float64]
+    """float64 [points]: optimizer step, the mean over those that a point stands for."""
+    y: NDArray[np.float64]
+    """float64 [points]: the mean over those steps."""
+    smooth: NDArray[np.float64]
+    """float64 [points]: exponentially averaged; near the start over what there is."""
+
+
+def curve(steps: NDArray[np.int64], values: NDArray[np.float64], points: int = POINTS) -> Curve:
+    """A metric over the steps that have it, at most ``points`` of them; a longer one is averaged by stretches."""
+    known = np.isfinite(values)
+    x, y = steps[known].astype(np.float64), values[known]
+    if len(x) > points:
+        starts = np.linspace(0, len(x), points, endpoint=False).astype(int)
+        counts = np.diff(np.append(starts, len(x)))
+        x, y = np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
+    return Curve(x, y, smoothed(y, max(1.0, SMOOTHING_SHARE * len(y))))
+
+
+def smoothed(values: NDArray[np.float64], span: float) -> NDArray[np.float64]:
+    """Exponential average over about ``span`` points, weights normalised so that the start is no outlier."""
+    keep = 1.0 - 1.0 / span
+    averaged, total, weight = np.empty_like(values), 0.0, 0.0
+    for i, value in enumerate(values):
+        total, weight = keep * total + value, keep * weight + 1.0
+        averaged[i] = total / weight
+    return averaged

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import typer
 
 from cluster.cli.ask import actors, checkpoint, stop
+from cluster.cli.compare import compare
 from cluster.cli.config import config
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "stop": stop,
     "config": config,
     "report": report,
+    "compare": compare,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

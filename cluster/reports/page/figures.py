@@ -20,9 +20,8 @@ from cluster.reports.page.time_use import TimeUse
 from cluster.reports.page.timeline import Attempt
 
 Trace = dict[str, Any]
-COLOURS = ("#3b7dd8", "#e07b39", "#2a9d6f", "#b05cc8", "#c9a227", "#d1495b", "#5a8f9c", "#8a6d4f")
+COLOURS = ("#3b7dd8", "#e07b39", "#2a9d6f", "#b05cc8", "#c9a227", "#d1495b", "#5a8f9c", "#8a6d4f", "#8c93a3")
 """Told apart on white and on dark grey."""
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = {
     "checkpoint": "diamond",
     "checkpoint failed": "x",
@@ -57,28 +56,25 @@ def panel_figure(panel: Panel, ident: str, steps: NDArray[np.int64], columns: Ma
     """One run: a curve for each metric of the panel, faint as it was and strong as it is smoothed."""
     data: list[Trace] = []
     for metric, colour in zip(panel.metrics, COLOURS, strict=False):
-        data += _faint_and_strong(metric, colour, "solid", steps, columns[metric])
+        data += _faint_and_strong(metric, colour, steps, columns[metric])
     return Figure(ident, panel.title, panel.unit, data, _axes(panel.log_scale, legend=len(panel.metrics) > 1))
 
 
 def overlaid_figure(
-    panel: Panel, ident: str, runs: Sequence[tuple[str, NDArray[np.int64], Mapping[str, Series]]]
+    metric: str, unit: str, ident: str, runs: Sequence[tuple[str, NDArray[np.int64], Mapping[str, Series]]]
 ) -> Figure:
-    """Several runs: a colour for each run, a dash for each metric."""
+    """One metric of several runs, which are (label, steps, metrics); a run that lacks it keeps its colour."""
     data: list[Trace] = []
-    several = len(panel.metrics) > 1
     for (label, steps, columns), colour in zip(runs, _colours(len(runs)), strict=True):
-        for metric, dash in zip(panel.metrics, DASHES, strict=False):
-            if metric in columns:
-                name = f"{label} · {metric}" if several else label
-                data += _faint_and_strong(name, colour, dash, steps, columns[metric])
-    return Figure(ident, panel.title, panel.unit, data, _axes(panel.log_scale, legend=True))
+        if metric in columns:
+            data += _faint_and_strong(label, colour, steps, columns[metric])
+    return Figure(ident, metric, unit, data, _axes(metric.startswith("weights/parity"), legend=True))
 
 
 def time_figure(steps: NDArray[np.int64], parts: Sequence[TimeUse]) -> Figure:
     """Shares of the step time over the run, stacked to 100 %."""
     data: list[Trace] = []
-    for part, colour in zip(parts, COLOURS + COLOURS, strict=False):
+    for part, colour in zip(parts, COLOURS, strict=True):
         drawn = curve(steps, part.seconds, points=200)
         data.append(
             {
@@ -143,13 +139,11 @@ def rounded(values: NDArray[np.float64]) -> list[float]:
     return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]
 
 
-def _faint_and_strong(
-    name: str, colour: str, dash: str, steps: NDArray[np.int64], values: NDArray[np.float64]
-) -> list[Trace]:
+def _faint_and_strong(name: str, colour: str, steps: NDArray[np.int64], values: NDArray[np.float64]) -> list[Trace]:
     drawn = curve(steps, values)
     x = rounded(drawn.x)
     base = {"type": "scatter", "mode": "lines", "x": x, "legendgroup": name, "name": name}
-    strong = base | {"y": rounded(drawn.smooth), "line": {"color": colour, "width": 2, "dash": dash}}
+    strong = base | {"y": rounded(drawn.smooth), "line": {"color": colour, "width": 2}}
     if len(x) <= 12:  # so few points, as of the parity check, are seen as points, and are not smoothed
         return [strong | {"mode": "lines+markers", "y": rounded(drawn.y)}]
     faint = base | {
@@ -164,12 +158,12 @@ def _faint_and_strong(
 
 def _axes(log_scale: bool, legend: bool) -> dict[str, Any]:
     return {
-        "xaxis": {"title": {"text": "optimizer step"}},
-        "yaxis": {"type": "log" if log_scale else "linear", "automargin": True},
+        "xaxis": {},
+        "yaxis": {"automargin": True} | ({"type": "log", "tickformat": ".1e", "nticks": 5} if log_scale else {}),
         "showlegend": legend,
-        "legend": {"orientation": "h", "y": -0.28, "x": 0},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         "hovermode": "x",
-        "margin": {"l": 48, "r": 12, "t": 8, "b": 40},
+        "margin": {"l": 44, "r": 12, "t": 12, "b": 28},
     }
 
 

@@ -34,7 +34,7 @@ def render(template: str, figures: Sequence[Figure], **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["embedded"] = embedded
+    templates.filters |= {"embedded": embedded, "zip": zip}
     return templates.get_template(template).render(
         style=(ROOM / "page.css").read_text(encoding="utf-8"),
         script=(ROOM / "page.js").read_text(encoding="utf-8"),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 POINTS = 800
 """Most points of a curve."""
-SMOOTHING_SHARE = 0.02
+SMOOTHING_SHARE = 0.04
 """Share of the run over which a smoothed curve averages."""
 
 
@@ -22,7 +22,7 @@ class Curve:
     y: NDArray[np.float64]
     """float64 [points]: the mean over those steps."""
     smooth: NDArray[np.float64]
-    """float64 [points]: exponentially averaged; near the start over what there is."""
+    """float64 [points]: averaged over neighbours."""
 
 
 def curve(steps: NDArray[np.int64], values: NDArray[np.float64], points: int = POINTS) -> Curve:
@@ -33,14 +33,15 @@ def curve(steps: NDArray[np.int64], values: NDArray[np.float64], points: int = P
         starts = np.linspace(0, len(x), points, endpoint=False).astype(int)
         counts = np.diff(np.append(starts, len(x)))
         x, y = np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
-    return Curve(x, y, smoothed(y, max(1.0, SMOOTHING_SHARE * len(y))))
+    return Curve(x, y, smoothed(y, SMOOTHING_SHARE * len(y)))
 
 
 def smoothed(values: NDArray[np.float64], span: float) -> NDArray[np.float64]:
-    """Exponential average over about ``span`` points, weights normalised so that the start is no outlier."""
-    keep = 1.0 - 1.0 / span
-    averaged, total, weight = np.empty_like(values), 0.0, 0.0
-    for i, value in enumerate(values):
-        total, weight = keep * total + value, keep * weight + 1.0
-        averaged[i] = total / weight
-    return averaged
+    """Averages over about ``span`` points on both sides together, the near ones with more weight; at the ends over what
+    there is. Centred, so that a curve and its average do not lie apart."""
+    reach = round(span / 2)
+    kernel = np.concatenate((np.arange(1, reach + 1), np.arange(reach + 1, 0, -1))).astype(np.float64)
+    if reach == 0 or len(values) < 2 * reach + 1:
+        return values.copy()
+    whole = slice(reach, reach + len(values))
+    return np.convolve(values, kernel)[whole] / np.convolve(np.ones_like(values), kernel)[whole]

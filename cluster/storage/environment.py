@@ -1,4 +1,4 @@
-"""What a run ran with: versions of the libraries, the machine, the command. Written to environment.json at its start."""
+"""What a run ran with: versions of libraries, machine, command. Written to environment.json at its start."""
 
 from __future__ import annotations
 

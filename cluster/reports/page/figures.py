@@ -74,7 +74,7 @@ def overlaid_figure(
 def time_figure(steps: NDArray[np.int64], parts: Sequence[TimeUse]) -> Figure:
     """Shares of the step time over the run, stacked to 100 %."""
     data: list[Trace] = []
-    for part, colour in zip(parts, COLOURS, strict=True):
+    for part, colour in zip(parts, _colours(len(parts)), strict=True):
         drawn = curve(steps, part.seconds, points=200)
         data.append(
             {

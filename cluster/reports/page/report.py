@@ -96,5 +96,3 @@ def duration(seconds: float) -> str:
 def clock(seconds: float) -> str:
     """UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-

@@ -24,7 +24,7 @@ class Attempt:
 
 
 def attempts(events: Sequence[Event]) -> list[Attempt]:
-    """All attempts in order. A driver that was killed writes no end: then the last event before the next start is it."""
+    """All attempts in order. A driver that was killed writes no end: its last event stands for it."""
     found: list[Attempt] = []
     begun: float | None = None
     last = 0.0

@@ -16,6 +16,7 @@ from cluster.cli.compare import compare
 from cluster.cli.config import config
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
+from cluster.cli.plan import plan
 from cluster.cli.report import report
 from cluster.cli.train import sft, train
 from contracts.errors import UserError
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "config": config,
     "report": report,
     "compare": compare,
+    "plan": plan,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -1,4 +1,4 @@
-"""The command line: ``sapo train | sft | eval | generate | actors | checkpoint | stop | config``.
+"""The command line: ``sapo train | sft | eval | generate``, what is asked of a run, what is said of one.
 
 What takes seconds to import (torch, Ray, vLLM) is imported by the commands that need it, when they run.
 """
@@ -14,6 +14,7 @@ import typer
 from cluster.cli.ask import actors, checkpoint, stop
 from cluster.cli.compare import compare
 from cluster.cli.config import config
+from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
 from cluster.cli.plan import plan
@@ -34,6 +35,9 @@ rewrites segments of your responses, and the model learns to prefer the original
 **Your own:** copy configs/demo.yaml, set `model.path` and `data.path`; `sapo config --explain` explains every field.
 Any field can be overridden on the command line: `sapo train my.yaml learner.steps=500 optimizer.lr=1e-6`.
 
+**Look:** `sapo doctor` says what this machine lacks, `sapo plan CONFIG` what a run needs and how long it takes;
+`sapo report RUN` and `sapo compare RUN…` write a page to look at.
+
 **On a cluster:** `ray job submit --working-dir . -- python -m cluster train my.yaml`.""",
 )
 
@@ -49,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "compare": compare,
     "plan": plan,
+    "doctor": doctor,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

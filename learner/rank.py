@@ -154,7 +154,7 @@ class LearnerRank:
             "time/optimizer_s": stepped - computed,
             "time/ema_s": moved - stepped,
         }
-        return StepReport(metrics | {"grad_norm": grad_norm, "lr": lr} | times, fresh)
+        return StepReport(metrics | {"grad_norm": grad_norm, "lr": lr} | times, fresh, totals.margins(len(pairs)))
 
     def stage(self, version: int) -> None:
         """Gather the EMA layer by layer and hand it to the sink. All ranks together."""

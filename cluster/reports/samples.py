@@ -14,10 +14,11 @@ Decode = Callable[[TokenIds], str | list[str]]
 """From int32 token ids to text, as a tokenizer's ``decode``: of one sequence it gives one text."""
 
 
-def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
+def readable(pair: PreferencePair, decode: Decode, step: int, margin: float | None = None) -> dict[str, Any]:
     """One pair, segments between ⟦ and ⟧.
 
     ``age``: optimizer steps that the weights behind the pair were old in the batch of ``step``; None for offline pairs.
+    ``margin``: the pair's reward margin in that step.
     """
 
     def text(ids: TokenIds) -> str:
@@ -38,6 +39,7 @@ def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
         "rejected": f"{a}⟦{text(pair.replacement)}⟧{kept}",
         "ended": pair.ended,
         "suffix_kept": pair.suffix_kept,
+        "margin": None if margin is None else round(margin, 4),
         "edit_fraction": round(edit_fraction(pair), 4),
         "replacement_logprob": None if np.isnan(pair.mean_logprob) else round(pair.mean_logprob, 4),
     }

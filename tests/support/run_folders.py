@@ -49,6 +49,7 @@ def sample(step: int, **changes: Any) -> dict[str, Any]:
         "rejected": "1 ⟦4⟧",
         "ended": True,
         "suffix_kept": False,
+        "margin": 0.25,
         "edit_fraction": 0.5,
         "replacement_logprob": -1.25,
     } | changes

@@ -54,10 +54,29 @@ def report_page(folder: Path, recipe: Path | None = None) -> str:
         timeline=timeline,
         events=[(clock(event.time), event) for event in run.events],
         samples=run.samples,
+        filters=filters(run.samples),
         base=str(recipe) if recipe else "the defaults",
         changes=changed(base, run.flat_config),
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
     )
+
+
+FILTERS = {
+    "step": "step",
+    "age": "version",
+    "margin": "margin",
+    "edit": "edit_fraction",
+    "logprob": "replacement_logprob",
+}
+"""Numbers by which sampled pairs can be filtered, and the key of samples.jsonl behind each."""
+NO_WEIGHTS = ("version", -1)
+"""Of a pair that no engine made."""
+
+
+def filters(samples: list[dict[str, Any]]) -> list[str]:
+    """Those that some pair has; version -1 is none."""
+    known = {key for pair in samples for key, value in pair.items() if value is not None and (key, value) != NO_WEIGHTS}
+    return [name for name, key in FILTERS.items() if key in known]
 
 
 def tiles(run: RunRecord, columns: dict[str, Any]) -> list[tuple[str, str]]:

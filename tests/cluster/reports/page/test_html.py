@@ -183,3 +183,13 @@ def test_a_browser_draws_the_page_without_an_error_at_both_widths(tmp_path: Path
     done, whole = drawn.removeprefix("drawn=").split("/")
     assert (overflow, done, pairs) == ("overflow=0", whole, "pairs=2")
     assert int(whole) >= 10
+
+
+def test_pairs_are_filtered_by_numbers_that_they_have(tmp_path: Path, short_plotly: None) -> None:
+    folder = make_run(tmp_path / "r")
+    assert 'name="margin-min"' in report_page(folder)
+    write_lines(folder / "samples.jsonl", [sample(10, margin=None, version=-1)])
+    page = report_page(folder)
+    assert 'name="margin-min"' not in page
+    assert 'name="age-min"' not in page
+    assert 'name="step-min"' in page

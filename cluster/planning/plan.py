@@ -21,6 +21,7 @@ from cluster.planning.workload import Workload, trained_tokens
 from cluster.run.inputs import steps_over
 from cluster.workers.resources import demands
 from cluster.workers.room import Node, fits
+from learner.zero.optim import effective_zero_stage
 
 USABLE = 0.94
 """Of a GPU's memory, for a learner rank: the CUDA context and torch's blocks take the rest."""
@@ -63,7 +64,7 @@ class Plan:
     """What ``sapo plan`` prints."""
 
     stages: dict[int, RankMemory]
-    """By ZeRO stage, for the config's ranks."""
+    """By ZeRO stage, for the config's ranks; in bfloat16 the stages begin at 2."""
     engine: EngineMemory | None
     """None where no actors run."""
     host_bytes: float
@@ -108,7 +109,7 @@ def make_plan(
     checkpoint = checkpoint_bytes(config, shape, workload, own.ranks)
     here = min(own.ranks, machines.gpus or own.ranks)
     return Plan(
-        stages={stage: rank_memory(config, shape, own.ranks, stage=stage) for stage in range(4)},
+        stages={stage: rank_memory(config, shape, own.ranks, stage=stage) for stage in _stages(config)},
         engine=engine_memory(config, shape, workload, machines.engine_gpu_bytes) if sapo else None,
         host_bytes=host_bytes(
             config, shape, workload, here, _beside(config, machines, here, own.actors), use_gpu=machines.gpus > 0
@@ -123,6 +124,12 @@ def make_plan(
         trained_tokens=steps * config.learner.batch_size * trained_tokens(config, workload) if steps else None,
         generated_tokens=steps * indices * workload.segment if steps else None,
     )
+
+
+def _stages(config: RunConfig) -> list[int]:
+    """Of ZeRO, that the run's dtype allows."""
+    first = effective_zero_stage(config.model, config.learner.model_copy(update={"zero_stage": 0}))
+    return list(range(first, 4))
 
 
 def _with(config: RunConfig, ranks: int, actors: int) -> RunConfig:

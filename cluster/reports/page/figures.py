@@ -127,7 +127,7 @@ def timeline_figure(stretches: Sequence[Attempt], events: Sequence[Event]) -> Fi
                 }
             )
     layout = _axes(log_scale=False, legend=True)
-    layout["xaxis"] = {"type": "date"}
+    layout["xaxis"] = {"type": "date", "nticks": 6, "automargin": True}
     layout["yaxis"] = {"type": "category", "automargin": True}
     layout["hovermode"] = "closest"
     layout["height"] = 130 + 34 * (len(stretches) + 1)

@@ -170,6 +170,11 @@ class LearnerConfig(Section):
         description="Longest that a rank waits for the others in a collective, in seconds; then the group has failed. "
         "Loading does not count. Raise it where one rank writes a very large model while the others wait.",
     )
+    skipped_steps: NonNegative = Field(
+        3,
+        description="Steps in a row that are skipped because their gradient is not finite. One more, and the run goes "
+        "back to its newest checkpoint; again at the same step, and it ends. The batches are in skipped.jsonl.",
+    )
     deepspeed: dict[str, Any] = Field(
         {},
         description="More of DeepSpeed's configuration, such as {zero_optimization: {reduce_bucket_size: 200000000}}; "

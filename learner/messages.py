@@ -39,6 +39,10 @@ class Address(NamedTuple):
     port: int
 
 
+SKIPPED = "learner/skipped"
+"""Metric: 1 where the gradient was not finite and no weight was changed, else 0."""
+
+
 @dataclass(frozen=True)
 class StepReport:
     """One rank's view of a step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,11 +41,11 @@ class Totals:
             self._margins.append((pairs, metrics[MARGIN].detach()))
 
     def margins(self, count: int) -> list[float | None]:
-        """Reward margin of each of the rank's ``count`` pairs; None where the objective has none."""
+        """Reward margin of each of the rank's ``count`` pairs; None where the objective has none, or it is not finite."""
         by_pair: list[float | None] = [None] * count
         for pairs, values in self._margins:
             for pair, value in zip(pairs, values.tolist(), strict=True):
-                by_pair[pair] = value
+                by_pair[pair] = value if math.isfinite(value) else None
         return by_pair
 
     def means(self, global_pairs: int) -> dict[str, float]:

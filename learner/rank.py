@@ -21,7 +21,7 @@ from contracts.pair import PreferencePair
 from contracts.ports import free_port
 from learner.loss.objectives import resolve_objective
 from learner.loss.reference import Reference
-from learner.messages import Ack, Address, RankSpec, StepReport
+from learner.messages import SKIPPED, Ack, Address, RankSpec, StepReport
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import DTYPES, load_model, validate_length, validate_token_ids
 from learner.model.self_check import check_forward
@@ -118,14 +118,15 @@ class LearnerRank:
 
     @naming_the_switch()
     def step(self, pairs: list[PreferencePair], global_pairs: int) -> StepReport:
-        """One optimizer step and one of the EMA. All ranks together.
+        """One optimizer step and one of the EMA. All ranks together. A gradient that is not finite changes no weight:
+        the step counts, and is reported as skipped.
 
         Args:
             pairs: this rank's share of the global batch.
             global_pairs: size of the global batch, by which the loss is divided.
 
         Raises:
-            UserError: loss or gradient is not finite, a token is outside the vocabulary, the self-check failed, or the
+            UserError: a token is outside the vocabulary, the self-check failed, the loss alone is not finite, or the
                 model has an operation without a deterministic kernel where one is asked for.
         """
         started = time.monotonic()
@@ -138,13 +139,18 @@ class LearnerRank:
         self._check_forward_once(pairs)
         totals = self._passes.accumulate_gradients(batches, references, global_pairs)
         metrics = totals.means(global_pairs)
-        self._validate_finite("loss", metrics["loss"])
         computed = time.monotonic()
         lr = self._spec.optimizer.lr * self._lr_factor(self.steps)
         grad_norm = take_optimizer_step(self._engine, self.zero_stage, lr)
-        self._validate_finite("gradient norm", grad_norm)
+        skipped = not np.isfinite(grad_norm)
+        if not skipped and not np.isfinite(metrics["loss"]):
+            name, loss = self._spec.objective.name, metrics["loss"]
+            raise UserError(
+                f"objective.name {name}: the loss of step {self.steps + 1} is {loss}, its gradient is finite"
+            )
         stepped = time.monotonic()
-        self.ema.update()
+        if not skipped:
+            self.ema.update()
         moved = time.monotonic()
         self.steps += 1
         self.reference.renew_if_due(self.steps)
@@ -154,7 +160,9 @@ class LearnerRank:
             "time/optimizer_s": stepped - computed,
             "time/ema_s": moved - stepped,
         }
-        return StepReport(metrics | {"grad_norm": grad_norm, "lr": lr} | times, fresh, totals.margins(len(pairs)))
+        usable = [score if score is not None and np.isfinite(score.logps).all() else None for score in fresh]
+        metrics |= {"grad_norm": grad_norm, "lr": lr, SKIPPED: float(skipped)} | times
+        return StepReport(metrics, usable, totals.margins(len(pairs)))
 
     def stage(self, version: int) -> None:
         """Gather the EMA layer by layer and hand it to the sink. All ranks together."""
@@ -220,12 +228,12 @@ class LearnerRank:
             raise UserError(next(filter(None, errors)))
 
     def load(self, folder: str) -> None:
-        """Continue from ``save``. All ranks together.
+        """Continue from ``save``, also of a group with other ranks or another ZeRO stage. All ranks together.
 
         Raises:
-            UserError: the checkpoint is damaged, or of another format, number of ranks, ZeRO stage or model.
+            UserError: the checkpoint is damaged, or of another format, optimizer or model.
         """
-        state = checkpoint.load(Path(folder), self.rank, self._layout)
+        state = checkpoint.load(Path(folder), self.rank, self._layout, self.shards.masters)
         self.steps = state.steps
         self.shards.restore(state.masters)
         self.shards.restore_optimizer_states(state.optimizer)
@@ -249,12 +257,7 @@ class LearnerRank:
 
     @property
     def _layout(self) -> Layout:
-        return {
-            "learner.ranks": self.world_size,
-            "learner.zero_stage": self.zero_stage,
-            "optimizer.name": self._spec.optimizer.name,
-            "weights per rank": sum(m.numel() for m in self.shards.masters),
-        }
+        return Layout(self.world_size, self.zero_stage, self._spec.optimizer.name, self.shards.pieces())
 
     def _check_forward_once(self, pairs: list[PreferencePair]) -> None:
         """The self-check, on pairs of the run's first step."""
@@ -263,10 +266,3 @@ class LearnerRank:
         # A rank may have none of a small batch; the others' check is a collective under ZeRO 3.
         check_forward(self.module, pairs or [FILLER], self._mode, self._spec.learner.logits_chunk, self._device)
         self._checked = True
-
-    def _validate_finite(self, what: str, value: float) -> None:
-        if not np.isfinite(value):
-            raise UserError(
-                f"learner: the {what} of step {self.steps + 1} is {value}: lower optimizer.lr, or look at the batch's "
-                "samples"
-            )

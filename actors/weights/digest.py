@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 24
-"""Words read at a time: their products take 8 bytes each."""
+CHUNK = 1 << 22
+"""Words read at a time: their products, 8 bytes each, are all that is held beside the weight."""
 
 
 def digest(weight: Tensor) -> Tensor:
@@ -18,6 +18,7 @@ def digest(weight: Tensor) -> Tensor:
     words = words.view(torch.int16 if words.element_size() % 2 == 0 else torch.uint8)
     total = torch.zeros((), dtype=torch.int64, device=weight.device)
     for first in range(0, len(words), CHUNK):
-        part = words[first : first + CHUNK].to(torch.int64)
-        total += (part * (2 * torch.arange(first, first + len(part), device=weight.device) + 1)).sum()
+        part = words[first : first + CHUNK]
+        factors = torch.arange(2 * first + 1, 2 * (first + len(part)), 2, dtype=torch.int64, device=weight.device)
+        total += factors.mul_(part).sum()
     return total

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def run(folder: Path, name: str, bound: int, faults: list[Fault], chance: random
         driver = psutil.Process(process.pid)
         for fault in faults:
             at = steps_done(here) + chance.randint(1, 6)
-            if not wait_until(lambda at=at: steps_done(here) >= at, driver, RUN_S):
+            if not wait_until(partial(reached, here, at), driver, RUN_S):
                 break
             time.sleep(chance.random())
             if strike(fault, driver, here / "checkpoints", chance):
@@ -167,6 +168,10 @@ def steps_done(run_dir: Path) -> int:
     """The last step that is in the metrics; the file may be in the middle of a write."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines() if (run_dir / "metrics.jsonl").exists() else []
     return len(lines)
+
+
+def reached(run_dir: Path, step: int) -> bool:
+    return steps_done(run_dir) >= step
 
 
 class NextStep:

@@ -31,6 +31,7 @@ from cluster.run.callbacks import (
 from cluster.run.checkpointer import Checkpointer
 from cluster.run.inputs import Inputs
 from cluster.run.loop import Progress, run_steps
+from cluster.run.skips import SkippedBatches, Skips
 from cluster.run.stopping import StopRequest
 from cluster.sources.base import BatchSource
 from cluster.sources.dataset import DatasetSource, SupervisedSource
@@ -106,8 +107,9 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         )
         callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
         stop = StopRequest(setting.log.logger, config.checkpoint.grace_s)
+        skips = Skips(config.learner.skipped_steps)
         with stop.heeded():
-            run_steps(group, source, checkpointer, callbacks, progress, setting.total_steps, stop, inbox)
+            run_steps(group, source, checkpointer, callbacks, progress, setting.total_steps, stop, inbox, skips)
         return closing.closing
 
 
@@ -191,10 +193,14 @@ def _reports(setting: Setting, source: BatchSource, first_step: int, parts: Exit
     parts.callback(progress.close)
     samples = folder.open_lines("samples.jsonl")
     parts.callback(samples.close)
+    skipped = folder.open_lines("skipped.jsonl")
+    parts.callback(skipped.close)
+    decode = setting.inputs.tokenizer.decode
     reports: list[Callback] = [
         MetricsReport(fan_out, progress),
+        SkippedBatches(skipped, decode, log.logger),
         HintsReport(log.logger),
-        SamplesReport(samples, source, setting.inputs.tokenizer.decode, config.logging),
+        SamplesReport(samples, source, decode, config.logging),
     ]
     if config.logging.record_pairs:
         recorder = PairRecorder(folder.recording, first_step)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
+from cluster.run.skips import Skips
 from cluster.run.stopping import Stopped, StopRequest
 from cluster.sources.base import BatchSource, Metrics
 from cluster.workers.inbox import Inbox
@@ -30,10 +31,12 @@ def run_steps(
     total_steps: int,
     stop: StopRequest,
     inbox: Inbox,
+    skips: Skips,
 ) -> None:
     """Step from ``progress.step`` to ``total_steps``.
 
     Raises:
+        WorkerFailure: too many steps in a row were skipped.
         Stopped: by ``stop`` or ``inbox``; the checkpoint of the last step is whole.
     """
     for step in range(progress.step + 1, total_steps + 1):
@@ -49,6 +52,7 @@ def run_steps(
         idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
         callbacks.on_step(StepResult(step, batch, metrics, done.margins))
+        skips.count(step, metrics)
         inbox.poll()
         ending = step == total_steps or bool(stop.signum) or inbox.stop_asked
         if ending or checkpointer.due(step) or inbox.checkpoint_due():

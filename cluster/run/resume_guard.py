@@ -31,6 +31,7 @@ FREE = (
     "learner.cpus_per_rank",
     "learner.threads_per_rank",
     "learner.collective_timeout_s",
+    "learner.skipped_steps",
     "generation.actors",
     "generation.max_concurrent_requests",
     "generation.kv_cache_bytes",

@@ -19,7 +19,7 @@ from cluster.run.resume_guard import validate_same_data, validate_same_run
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock
-from cluster.workers.actor_pool import end
+from cluster.workers.actor_pool import end_all
 from cluster.workers.control import claim_name
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
 from cluster.workers.ray_calls import WorkerFailure, failure_of
@@ -27,7 +27,7 @@ from cluster.workers.ray_session import ray_session
 from cluster.workers.resources import needed_cpus, require_room
 from contracts.errors import UserError, first_line
 
-LINES = ("metrics.jsonl", "samples.jsonl")
+LINES = ("metrics.jsonl", "samples.jsonl", "skipped.jsonl")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def train(
         )
         policy = FailurePolicy(limits, config.inserts_per_step)
         setting = Setting(config, folder, inputs, total_steps, hardware, log, policy)
-        stack.callback(lambda: [end(member) for member in setting.survivors])
+        stack.callback(end_all, setting.survivors)
         try:
             closing = _attempts(setting, start.checkpoint, Progress(start.step))
         except BaseException as error:  # for the files alone: the command line prints its own line

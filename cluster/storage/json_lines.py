@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from contracts.errors import UserError
 
@@ -13,7 +13,9 @@ class JsonLines:
     """Appends records; each is on disk when ``write`` returns."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        """The file is made by the first ``write``."""
+        self._path = path
+        self._file: TextIO | None = None
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line.
@@ -21,11 +23,14 @@ class JsonLines:
         Raises:
             ValueError: a value is one that JSON does not know, as NaN.
         """
+        if self._file is None:
+            self._file = self._path.open("a", encoding="utf-8")
         self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -205,8 +205,7 @@ class ActorPool:
         self.add(1)
 
     def shutdown(self) -> None:
-        for member in self.members.values():
-            end(member)
+        end_all(self.members.values())
         self.members.clear()
 
     # ---- waiting, as ``Calls`` ------------------------------------------------------------------------------
@@ -304,7 +303,7 @@ class ActorPool:
 
     def _dismiss(self, member: Member) -> None:
         del self.members[member.name]
-        end(member)
+        end_all([member])
         self.buffer.release(member.name)
         self._retarget()
 
@@ -343,8 +342,9 @@ def _worker(member: Member) -> Worker:
     return member.worker
 
 
-def end(member: Member) -> None:
-    """Kill an actor and free its place."""
-    if member.worker:
-        member.worker.kill()
-    member.placement.remove()
+def end_all(members: Iterable[Member]) -> None:
+    """Kill actors and free their places."""
+    for member in members:
+        if member.worker:
+            member.worker.kill()
+        member.placement.remove()

@@ -19,6 +19,7 @@ class Watch:
         self._since = clock()
         """When it was last seen to get on."""
         self._tokens = 0
+        self._answered = False
         self._ask()
 
     def complaint(self) -> str:

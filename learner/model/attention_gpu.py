@@ -13,6 +13,9 @@ from torch import Tensor
 from contracts.errors import UserError
 from learner.model.packing import RowLayout
 
+BLOCK = 128
+"""Queries and keys of a block of FlexAttention; torch's own default."""
+
 
 def kernel_for(dtype: torch.dtype, softcap: float | None) -> Callable[..., Tensor]:
     """FlashAttention needs 16-bit floats (and its own package for a soft cap); FlexAttention takes the rest."""
@@ -184,7 +187,8 @@ def attend_flex(
 
 
 def _block_mask(layout: RowLayout, window: int | None, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
+    """FlexAttention's mask, made once a row: which blocks of BLOCK x BLOCK are seen whole, in part or not at all."""
+    from torch.nn.attention.flex_attention import BlockMask
 
     name = ("block_mask", window)
     if name not in layout.cache:
@@ -192,17 +196,57 @@ def _block_mask(layout: RowLayout, window: int | None, device: torch.device) -> 
         # A token sees [shared_start, shared_stop) and [start, itself]; positions count along its sequence.
         lengths = torch.tensor([s.stop - s.start for s in layout.segments])
         start, shared_start, shared_stop = (
-            torch.tensor([getattr(s, bound) for s in layout.segments]).repeat_interleave(lengths).to(device)
+            torch.tensor([getattr(s, bound) for s in layout.segments]).repeat_interleave(lengths)
             for bound in ("start", "shared_start", "shared_stop")
         )
-        position = torch.arange(tokens, device=device) - start + shared_stop - shared_start
+        query = torch.arange(tokens)
+        position = query - start + shared_stop - shared_start
+        first_seen = position - tokens if window is None else position - window + 1
+        seen = _seen_in_blocks(query, torch.maximum(start, query - position + first_seen), query + 1)
+        seen += _seen_in_blocks(query, torch.maximum(shared_start, shared_start + first_seen), shared_stop)
+        start, shared_start, shared_stop, position = (
+            t.to(device) for t in (start, shared_start, shared_stop, position)
+        )
 
         def sees(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
             allowed = ((k >= start[q]) & (k <= q)) | ((k >= shared_start[q]) & (k < shared_stop[q]))
             return allowed if window is None else allowed & (position[q] - position[k] < window)
 
-        layout.cache[name] = create_block_mask(sees, None, None, tokens, tokens, device=str(device))
+        whole = seen == BLOCK * BLOCK
+        layout.cache[name] = BlockMask.from_kv_blocks(
+            *_listed((seen > 0) & ~whole, device),
+            *_listed(whole, device),
+            BLOCK_SIZE=BLOCK,
+            mask_mod=sees,
+            seq_lengths=(tokens, tokens),
+        )
     return layout.cache[name]
+
+
+def _seen_in_blocks(query: Tensor, first: Tensor, stop: Tensor) -> Tensor:
+    """int64 [query blocks, key blocks]: how many (query, key) there see each other, where each query sees the keys
+    [first, stop), all int64 [tokens]; none where ``first`` is not below ``stop``.
+
+    Torch's ``create_block_mask`` counts in a mask of tokens x tokens, a gigabyte for 32 k tokens. Here the count of an
+    interval is the difference of two ramps over the blocks, and a ramp is written as its two steps.
+    """
+    blocks = -(-len(query) // BLOCK)
+    steps = torch.zeros(blocks, blocks + 2, dtype=torch.int64)
+    row = query // BLOCK
+    for bound, sign in ((stop, 1), (torch.minimum(first, stop), -1)):
+        # Keys before ``bound``: BLOCK in each block before its own, the rest in its own.
+        own, rest = bound // BLOCK, bound % BLOCK
+        steps.index_put_((row, torch.zeros_like(row)), torch.tensor(sign * BLOCK), accumulate=True)
+        steps.index_put_((row, own), sign * (rest - BLOCK), accumulate=True)
+        steps.index_put_((row, own + 1), -sign * rest, accumulate=True)
+    return steps.cumsum(1)[:, :blocks]
+
+
+def _listed(chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """How many blocks are chosen in each row, int32 [1, 1, rows], and all blocks with those first, [1, 1, rows,
+    columns], as ``BlockMask`` takes them."""
+    order = chosen.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    return chosen.sum(1)[None, None].to(device, torch.int32), order[None, None].to(device, torch.int32)
 
 
 @lru_cache

@@ -1,28 +1,42 @@
 """A rank's state on disk: rank-N.safetensors holds its tensors, rank-N.json everything else.
 
-Nothing in the files depends on a module path or class name. Tensors are bit-exact, and numbers too: JSON keeps the
+A group with other ranks or another ZeRO stage can read it: the files say where each weight's values are. Nothing in the
+files depends on a module path or class name. Tensors are bit-exact, and numbers too: JSON keeps the
 digits that a float needs.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from contracts.errors import UserError, first_line
 from contracts.version import VERSION, validate_format
+from learner.zero.pieces import Piece
+from learner.zero.resharding import Resharding, SavedShard
+from learner.zero.tensor_files import TensorFile
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever files of the format before can't be read any more."""
 
-Layout = dict[str, int | str]
-"""What a run must have in common with a checkpoint to go on from it, by config key."""
+
+@dataclass(frozen=True)
+class Layout:
+    """How a group's state is cut into ranks."""
+
+    ranks: int
+    zero_stage: int
+    optimizer: str
+    """Its name; another one's state is of no use."""
+    pieces: list[list[Piece]]
+    """Of this rank, by master."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +59,13 @@ class RankState:
 
 
 def save(folder: Path, rank: int, layout: Layout, state: RankState) -> None:
-    """Write the files of rank ``rank``."""
+    """Write the files of rank ``rank``. The tensors may be on any device; little is held in host memory at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _by_name(state)
     manifest = {
         "format": FORMAT,
         "program": VERSION,
-        "layout": layout,
+        "layout": asdict(layout),
         "steps": state.steps,
         "reference_version": state.reference_version,
         "optimizer_numbers": [
@@ -60,45 +74,66 @@ def save(folder: Path, rank: int, layout: Layout, state: RankState) -> None:
         ],
         "tensors": list(tensors),
     }
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        folder / f"rank-{rank}.safetensors",
-    )
+    announced = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    with TensorFile(folder / f"rank-{rank}.safetensors", announced) as file:
+        for name, tensor in tensors.items():
+            file.put(name, tensor)
     (folder / f"rank-{rank}.json").write_text(json.dumps(manifest, indent=1))
 
 
-def load(folder: Path, rank: int, layout: Layout) -> RankState:
-    """What ``save`` wrote. Tensors are on the host and mapped from the file: copy what is to stay.
+def load(folder: Path, rank: int, layout: Layout, masters: Sequence[Tensor]) -> RankState:
+    """What a group has written, for rank ``rank`` of this group. Tensors are on the host, and mapped from the files
+    where the layout is the same: copy what is to stay.
+
+    Args:
+        masters: of the shapes that are wanted; the values are not read.
 
     Raises:
-        UserError: a file is missing, damaged, or of another format or layout.
+        UserError: a file is missing, damaged, or of another format, optimizer or model.
     """
     try:
-        return _load(folder, rank, layout)
+        return _load(folder, rank, layout, masters)
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}/rank-{rank}.json: damaged ({reason}); resume from another checkpoint") from error
 
 
-def _load(folder: Path, rank: int, layout: Layout) -> RankState:
-    manifest = _read_manifest(folder, rank)
-    saved = manifest["layout"]
-    if saved != layout:
-        was = ", ".join(f"{k} {saved.get(k)}" for k in layout if saved.get(k) != layout[k])
-        now = ", ".join(f"{k} {v}" for k, v in layout.items() if saved.get(k) != v)
-        raise UserError(f"{folder}: saved with {was}; this run has {now}; resume with what it was saved with")
-    tensors = _read_tensors(folder / f"rank-{rank}.safetensors", manifest["tensors"])
-    return RankState(
-        steps=manifest["steps"],
-        masters=list(_under(tensors, "masters.").values()),
-        optimizer=[
+def _load(folder: Path, rank: int, layout: Layout, masters: Sequence[Tensor]) -> RankState:
+    first = _read_manifest(folder, 0)
+    saved_ranks: int = first["layout"]["ranks"]
+    name: str = first["layout"]["optimizer"]
+    if name != layout.optimizer:
+        now = f"this run has optimizer.name {layout.optimizer}"
+        raise UserError(f"{folder}: saved with optimizer.name {name}; {now}; resume with what it was saved with")
+    manifest = _read_manifest(folder, rank % saved_ranks)
+    path = folder / f"rank-{rank % saved_ranks}.safetensors"
+    tensors = _read_tensors(path, manifest["tensors"])
+    if manifest["layout"] == json.loads(json.dumps(asdict(layout))):
+        optimizer = [
             numbers | _under(tensors, f"optimizer.{master}.")
             for master, numbers in enumerate(manifest["optimizer_numbers"])
-        ],
-        ema=list(_under(tensors, "ema.").values()),
-        reference=list(_under(tensors, "reference.").values()),
+        ]
+        parts = {part: list(_under(tensors, f"{part}.").values()) for part in ("masters", "ema", "reference")}
+    else:
+        manifests = [_read_manifest(folder, number) for number in range(saved_ranks)]
+        saved = Resharding(
+            [
+                SavedShard(
+                    folder / f"rank-{number}.safetensors",
+                    [[Piece(*piece) for piece in pieces] for pieces in of_rank["layout"]["pieces"]],
+                    of_rank["optimizer_numbers"],
+                )
+                for number, of_rank in enumerate(manifests)
+            ]
+        )
+        optimizer = saved.optimizer(layout.pieces, masters)
+        parts = {part: saved.values(part, layout.pieces, masters) for part in ("masters", "ema", "reference")}
+    return RankState(
+        steps=manifest["steps"],
+        optimizer=optimizer,
         reference_version=manifest["reference_version"],
         generators=_under(tensors, "generators."),
+        **parts,
     )
 
 
@@ -123,7 +158,7 @@ def _read_manifest(folder: Path, rank: int) -> dict[str, Any]:
     if not path.is_file() and unnumbered.is_file():  # torch.save's, from before format 1
         validate_format(str(unnumbered), None, FORMAT)
     if not path.is_file():
-        raise UserError(f"{path}: missing; the checkpoint was made with fewer learner.ranks, or is not on this node")
+        raise UserError(f"{path}: missing; the checkpoint is not whole, or not on this node")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -155,17 +156,21 @@ def _reason(error: Exception) -> str:
 
 
 def take_optimizer_step(engine: Any, zero_stage: int, lr: float) -> float:
-    """One step at learning rate ``lr`` with the accumulated gradients. All ranks together.
+    """One step at learning rate ``lr`` with the accumulated gradients; none where they are not finite. All ranks
+    together.
 
     Returns:
-        The global gradient norm before clipping.
+        The global gradient norm before clipping; not finite where no step was taken.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     if zero_stage == 0:  # DeepSpeed does not keep the norm there, and the step clears the gradients
         grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(grads))
-        engine.step()
+        if math.isfinite(norm):
+            engine.step()
+        else:
+            engine.optimizer.zero_grad()
         return norm
     engine.step()
-    return float(engine.get_global_grad_norm())
+    return math.inf if engine.optimizer.overflow else float(engine.get_global_grad_norm())

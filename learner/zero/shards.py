@@ -5,8 +5,9 @@ publish them, their values are loaded into the module's parameters and the polic
 the fp32 partition: one resident model serves for all.
 
 This file alone reaches into DeepSpeed (0.19.8): ``single_partition_of_fp32_groups``,
-``parallel_partitioned_bit16_groups``, ``real_dp_process_group`` (ZeRO 1, 2), ``fp32_partitioned_groups_flat``,
-``fp16_groups``, ``parameter_offload.partition_all_parameters``, a parameter's ``ds_tensor`` (ZeRO 3).
+``parallel_partitioned_bit16_groups``, ``round_robin_bit16_groups`` and their offsets, ``real_dp_process_group`` (ZeRO
+1, 2), ``fp32_partitioned_groups_flat``, ``fp16_groups``, ``parameter_offload.partition_all_parameters``, a parameter's
+``ds_tensor`` and ``ds_numel`` (ZeRO 3).
 tests/learner/zero/test_shards.py says what is relied on.
 """
 
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from learner.zero.pieces import Piece, parts_of, slice_of, whole
 
 
 class Shards:
@@ -37,6 +40,26 @@ class Shards:
             self.masters = optimizer.fp32_partitioned_groups_flat
         else:
             self.masters = optimizer.single_partition_of_fp32_groups
+
+    def pieces(self) -> list[list[Piece]]:
+        """Which values of which weights each master holds."""
+        names = {id(p): name for name, p in self._engine.module.named_parameters()}
+        optimizer = self._engine.optimizer
+        if self.zero_stage == 0:
+            return whole([(names[id(p)], p) for p in self.trainable])
+        if self.zero_stage == 3:
+            rank = torch.distributed.get_rank()
+            return [
+                parts_of([(names[id(p)], p.ds_numel, p.ds_tensor.numel()) for p in group], rank)
+                for group in optimizer.fp16_groups
+            ]
+        pieces = []
+        for group, master in enumerate(self.masters):
+            parameters, offsets = optimizer.round_robin_bit16_groups[group], optimizer.round_robin_bit16_offsets[group]
+            layout = [(names[id(p)], p.numel(), offset) for p, offset in zip(parameters, offsets, strict=True)]
+            first = master.numel() * torch.distributed.get_rank(optimizer.real_dp_process_group[group])
+            pieces.append(slice_of(layout, first, first + master.numel()))
+        return pieces
 
     def copy(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         """The masters' values now, where the masters live."""
@@ -62,12 +85,9 @@ class Shards:
         self._load(self.masters)
 
     def optimizer_states(self) -> list[dict[str, Any]]:
-        """Optimizer state of each master, on the host."""
+        """Optimizer state of each master, as it is: copy what is to stay."""
         states = self._torch_optimizer.state
-        return [
-            {name: v.detach().cpu() if isinstance(v, Tensor) else v for name, v in states.get(owner, {}).items()}
-            for owner in self._owners
-        ]
+        return [dict(states.get(owner, {})) for owner in self._owners]
 
     @torch.no_grad()
     def restore_optimizer_states(self, states: Sequence[dict[str, Any]]) -> None:
@@ -100,17 +120,16 @@ class Shards:
             self._load_replicated(values)
 
     def _load_replicated(self, values: Sequence[Tensor]) -> None:
-        """ZeRO 1 and 2: parameters are views of flat 16-bit (or fp32) buffers; write our slice, gather the others'."""
+        """ZeRO 1 and 2: parameters are views of flat 16-bit (or fp32) buffers; write our slice, take the others'."""
         optimizer = self._engine.optimizer
         for group, value in enumerate(values):
             process_group = optimizer.real_dp_process_group[group]
-            rank = torch.distributed.get_rank(process_group)
-            own = optimizer.parallel_partitioned_bit16_groups[group][rank]
-            own.copy_(value)
-            if torch.distributed.get_world_size(process_group) > 1:
-                torch.distributed.all_gather(
-                    list(optimizer.parallel_partitioned_bit16_groups[group]), own.clone(), group=process_group
-                )
+            slices = optimizer.parallel_partitioned_bit16_groups[group]
+            slices[torch.distributed.get_rank(process_group)].copy_(value)
+            if len(slices) > 1:
+                # In place: an all-gather of a list, and gloo's of a tensor too, hold the whole model once more.
+                for owner, part in enumerate(slices):
+                    torch.distributed.broadcast(part, group=process_group, group_src=owner)
 
     def _load_partitioned(self, values: Sequence[Tensor]) -> None:
         """ZeRO 3: each parameter's local part is a slice of the flat partition, in order; no communication."""

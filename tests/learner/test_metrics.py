@@ -13,7 +13,8 @@ def test_margins_come_back_in_the_order_of_the_rank_s_pairs() -> None:
     totals.add(loss, {"rewards/margins": torch.tensor([2.0, 0.5])}, 10, (2, 0))
     totals.add(loss, {"rewards/margins": torch.tensor([1.0])}, 10, (1,))
     totals.add(loss, {"rewards/margins": torch.tensor([9.0])}, 0)  # a filler
-    assert totals.margins(4) == [0.5, 1.0, 2.0, None]
+    totals.add(loss, {"rewards/margins": torch.tensor([float("nan")])}, 10, (3,))
+    assert totals.margins(5) == [0.5, 1.0, 2.0, None, None]
 
 
 def test_an_objective_without_margins_has_none() -> None:

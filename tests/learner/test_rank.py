@@ -195,9 +195,22 @@ def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any], ou
         learner.save(f"{out}/full")
     learner.save(f"{out}/empty")
 
+    # A gradient that is not finite changes no weight, and the next step is as if it had not been.
+    masters, ema = learner.shards.copy(), [value.clone() for value in learner.ema.values]
+    poisoned = ReferenceScore(0, np.full(5, np.nan, np.float32))
+    skipped = learner.step([pairs[rank].with_reference(poisoned)], 2)
+    assert skipped.metrics["learner/skipped"] == 1
+    assert not np.isfinite(skipped.metrics["grad_norm"])
+    assert all(torch.equal(a, b) for a, b in zip(masters, learner.shards.masters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(ema, learner.ema.values, strict=True))
+    after = learner.step([pairs[rank].with_reference(first[0])], 2)
+    assert after.metrics["learner/skipped"] == 0
+    assert np.isfinite(after.metrics["grad_norm"])
+    assert not all(torch.equal(a, b) for a, b in zip(masters, learner.shards.masters, strict=True))
+
     learner.shards.restore([torch.full_like(master, float("nan")) for master in learner.shards.masters])
-    with pytest.raises(UserError, match="the loss of step 5 is nan"):
-        learner.step([pairs[rank]], 2)
+    assert learner.step([pairs[rank]], 2).metrics["learner/skipped"] == 1
+    assert learner.step([pairs[rank]], 2).reference_scores == [None], "a score that is not finite is not kept"
     learner.shutdown()
 
 

@@ -109,7 +109,7 @@ def steps(learner: Any, first: int, last: int) -> list[dict[str, float]]:
 
 def check_margins(report: StepReport, global_pairs: int) -> None:
     """The ranks' margins of single pairs have the mean that the metrics tell."""
-    if (mean := report.metrics.get("rewards/margins")) is not None:
+    if (mean := report.metrics.get("rewards/margins")) is not None and math.isfinite(mean):
         total = torch.tensor(report.margins, dtype=torch.float64).sum()
         dist.all_reduce(total)
         assert math.isclose(float(total) / global_pairs, mean, rel_tol=1e-5, abs_tol=1e-6)

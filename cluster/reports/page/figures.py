@@ -28,6 +28,7 @@ SYMBOLS = {
     "checkpoint damaged": "x",
     "actor replaced": "triangle-up",
     "resized": "star",
+    "step skipped": "circle",
 }
 """Events between the beginning and the end of an attempt, each with its marker."""
 DIGITS = 6

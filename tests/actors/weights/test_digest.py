@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from actors.weights import digest as module
 from actors.weights.digest import digest
@@ -47,3 +49,22 @@ def test_it_is_of_the_values_in_order_not_of_the_memory():
     assert int(digest(weight.t())) == int(digest(weight.t().contiguous()))
     assert int(digest(torch.zeros(0))) == 0
     assert digest(torch.tensor(1.5)).shape == ()
+
+
+def test_beside_the_weight_it_holds_one_chunk_of_products():
+    weight = torch.zeros(1 << 20, dtype=torch.bfloat16)
+    with mock.patch.object(module, "CHUNK", 1 << 10), HeldBytes() as held:
+        digest(weight)
+    assert held.largest <= 8 << 10
+
+
+class HeldBytes(TorchDispatchMode):
+    """Notes the largest tensor with memory of its own that an operator returned, in bytes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not result._is_view() and result.dtype == torch.int64:
+            self.largest = max(self.largest, result.untyped_storage().nbytes())
+        return result

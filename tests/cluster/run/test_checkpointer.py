@@ -78,6 +78,7 @@ def test_it_is_valid_and_the_oldest_go(parts: SimpleNamespace) -> None:
     for step in (1, 2, 3):
         saved = checkpointer.save(step)
         assert saved == parts.folder.checkpoint(step)
+        assert saved is not None
         assert verify(saved).step == step
     assert sorted(p.name for p in parts.folder.checkpoints.iterdir()) == ["step-2", "step-3"]
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from contracts.pair import PreferencePair
 from learner.model import attention_gpu
 from learner.model.attention_cpu import attend_by_segment
 from learner.model.attention_gpu import attend_flex, attend_gathered
-from learner.model.packing import RowLayout
+from learner.model.packing import RowLayout, pack
 from support.row_attention import SEGMENTS, WINDOWS, brute_force, check_against_brute_force, states
 
 
@@ -46,6 +50,39 @@ def test_flex_mask_equals_brute_force(window, softcap):
     q, k, v = (t.detach() for t in states())
     out = attend_flex(q, k, v, RowLayout(SEGMENTS), window, 0.3, softcap, 0.0).transpose(1, 2)
     assert (out - brute_force(q, k, v, window, 0.3, softcap)).abs().max() <= 1e-5
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most elements that an operator returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("window", [None, 1, 130, 700])
+@pytest.mark.parametrize("mode", ["shared", "packed"])
+def test_flex_blocks_are_those_that_torch_counts_in_a_whole_mask(mode, window):
+    draw = np.random.default_rng(0)
+    for _ in range(3):
+        lengths = draw.integers(1, [200, 150, 100, 100, 200], (3, 5))
+        (batch,) = pack([pair_of(draw, *of_pair) for of_pair in lengths], 1 << 30, mode)
+        with LargestTensor() as largest:
+            ours = attention_gpu._block_mask(batch.layout, window, torch.device("cpu"))
+        assert largest.elements <= 8 * batch.tokens
+        theirs = create_block_mask(ours.mask_mod, None, None, batch.tokens, batch.tokens, device="cpu")
+        assert ours.shape == theirs.shape
+        for one, other in zip(ours.as_tuple(flatten=True)[:-1], theirs.as_tuple(flatten=True)[:-1], strict=True):
+            assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+def pair_of(draw: np.random.Generator, prompt: int, a: int, b: int, replacement: int, c: int) -> PreferencePair:
+    tokens = [draw.integers(3, 99, n).astype(np.int32) for n in (prompt, a + b + c, replacement)]
+    return PreferencePair(tokens[0], tokens[1], a, a + b, tokens[2], suffix_kept=True)
 
 
 @pytest.mark.gpu

@@ -41,7 +41,7 @@ class Totals:
             self._margins.append((pairs, metrics[MARGIN].detach()))
 
     def margins(self, count: int) -> list[float | None]:
-        """Reward margin of each of the rank's ``count`` pairs; None where the objective has none, or it is not finite."""
+        """Reward margin of each of the rank's ``count`` pairs; None where there is none, or it is not finite."""
         by_pair: list[float | None] = [None] * count
         for pairs, values in self._margins:
             for pair, value in zip(pairs, values.tolist(), strict=True):

@@ -20,6 +20,9 @@ OPEN_FILES = 4096
 CAPABILITY = 8.0
 """CUDA compute capability from which bfloat16 and FlashAttention work."""
 
+NCCL = (2, 29, 7)
+"""From which a communicator's settings stay its own."""
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -94,11 +97,21 @@ def files_finding(limit: int) -> Finding:
 
 
 def gpu_findings(needs: Needs) -> list[Finding]:
-    """GPUs that the driver knows and torch can use."""
+    """GPUs that the driver knows and torch can use, and NCCL where there are any."""
     import torch
 
     gpus = listed_gpus(_nvidia_smi())
-    return judge_gpus(gpus, torch.cuda.device_count(), torch.version.cuda, torch.__version__, needs)
+    findings = judge_gpus(gpus, torch.cuda.device_count(), torch.version.cuda, torch.__version__, needs)
+    return findings + ([nccl_finding(torch.cuda.nccl.version())] if gpus and torch.version.cuda else [])
+
+
+def nccl_finding(found: tuple[int, ...]) -> Finding:
+    """Whether vLLM's settings for its own communicators can reach that of the weights (docs/architecture.md)."""
+    text = ".".join(map(str, found))
+    if found >= NCCL:
+        return ok("NCCL", text)
+    remedy = "deterministic=false, or the NCCL that torch comes with"
+    return warning("NCCL", f"{text} is older than {'.'.join(map(str, NCCL))}: lockstep runs may hang", remedy)
 
 
 def judge_gpus(gpus: list[Gpu], usable: int, cuda: str | None, torch_version: str, needs: Needs) -> list[Finding]:

@@ -13,6 +13,7 @@ from cluster.doctor.machine import (
     files_finding,
     judge_gpus,
     listed_gpus,
+    nccl_finding,
     shared_finding,
 )
 
@@ -38,6 +39,12 @@ def test_every_finding_that_is_not_well_has_a_remedy() -> None:
     found = [compiler_finding(None), files_finding(1024), shared_finding(0, KNOWN), disk_finding("/d", 0, True, KNOWN)]
     assert all(finding.remedy for finding in found)
     assert compiler_finding("/usr/bin/c++").remedy == files_finding(65_536).remedy == ""
+
+
+def test_an_nccl_whose_settings_leak_is_a_warning() -> None:
+    assert nccl_finding((2, 29, 7)).level is Level.OK
+    assert nccl_finding((2, 30, 0)).level is Level.OK
+    assert nccl_finding((2, 28, 9)).level is Level.WARNING
 
 
 def test_gpus_are_read_from_the_driver_s_table() -> None:

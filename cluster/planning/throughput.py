@@ -114,7 +114,7 @@ def learner_seconds(config: RunConfig, shape: ModelShape, workload: Workload, de
     """Of one optimizer step on each of ``ranks`` ranks, communication not overlapped with computing."""
     tokens = trained_tokens(config, workload) * config.learner.batch_size / ranks
     # Backward twice the forward; without gradients of frozen weights once.
-    passes = 1 + (2 if shape.trainable == shape.parameters else 1) + config.model.gradient_checkpointing
+    passes: float = 1 + (2 if shape.trainable == shape.parameters else 1) + config.model.gradient_checkpointing
     fresh = min(1.0, config.inserts_per_step / config.learner.batch_size) if config.method == "sapo" else 1.0
     if config.reference.mode != "none":
         passes += fresh

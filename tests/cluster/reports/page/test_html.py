@@ -88,7 +88,7 @@ def test_the_scripts_of_a_page_are_javascript(page: str, tmp_path: Path) -> None
     for name, text in Page(page).scripts.items():
         if name.startswith("inline"):
             (tmp_path / "script.js").write_text(text)
-            assert subprocess.run([NODE, "--check", tmp_path / "script.js"], check=False).returncode == 0
+            assert subprocess.run([str(NODE), "--check", tmp_path / "script.js"], check=False).returncode == 0
 
 
 def test_what_a_run_says_can_not_end_a_script_or_become_markup(page: str) -> None:

@@ -23,7 +23,7 @@ def test_steps_without_the_metric_are_left_out() -> None:
 
 
 def test_smoothing_leaves_a_line_a_line_and_a_constant_constant() -> None:
-    line = np.arange(100.0)
+    line = np.arange(100, dtype=np.float64)
     np.testing.assert_allclose(smoothed(line, 10)[5:-5], line[5:-5])
     np.testing.assert_allclose(smoothed(np.full(100, 3.0), 10), 3.0)
 

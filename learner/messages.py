@@ -51,6 +51,8 @@ class StepReport:
     """Means over the global batch, the same on every rank; times in seconds are the rank's own."""
     reference_scores: list[ReferenceScore | None]
     """Aligned with this rank's pairs; None where the cached ones served."""
+    margins: list[float | None]
+    """Reward margins, aligned with this rank's pairs; None where the objective has none."""
 
 
 @dataclass(frozen=True)

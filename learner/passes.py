@@ -61,7 +61,7 @@ class Passes:
                 loss, metrics = logps.sum() * 0.0, {name: torch.zeros_like(v) for name, v in metrics.items()}
             # DeepSpeed averages gradients over the ranks; the global batch counts every pair once.
             self._engine.backward(loss * (dist.get_world_size() / global_pairs), scale_wrt_gas=False)
-            totals.add(loss, metrics, batch.tokens if real else 0)
+            totals.add(loss, metrics, batch.tokens if real else 0, batch.pairs if real else ())
         return totals
 
     @torch.no_grad()

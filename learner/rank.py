@@ -166,7 +166,8 @@ class LearnerRank:
             "time/ema_s": moved - stepped,
         }
         usable = [score if score is not None and np.isfinite(score.logps).all() else None for score in fresh]
-        return StepReport(metrics | {"grad_norm": grad_norm, "lr": lr, SKIPPED: float(skipped)} | times, usable)
+        metrics |= {"grad_norm": grad_norm, "lr": lr, SKIPPED: float(skipped)} | times
+        return StepReport(metrics, usable, totals.margins(len(pairs)))
 
     @naming_the_switch()
     def evaluate(self, pairs: list[PreferencePair], global_pairs: int, chosen_only: bool) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The command line: ``sapo train | sft | eval | generate | data | actors | checkpoint | stop | config``.
+"""The command line: ``sapo train | sft | eval | generate``, what is asked of a run, what is said of one.
 
 What takes seconds to import (torch, Ray, vLLM) is imported by the commands that need it, when they run.
 """
@@ -13,10 +13,14 @@ from collections.abc import Callable
 import typer
 
 from cluster.cli.ask import actors, checkpoint, stop
+from cluster.cli.compare import compare
 from cluster.cli.config import config
 from cluster.cli.data import data
+from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
+from cluster.cli.plan import plan
+from cluster.cli.report import report
 from cluster.cli.train import sft, train
 from contracts.errors import UserError
 
@@ -34,6 +38,9 @@ rewrites segments of your responses, and the model learns to prefer the original
 and `sapo data my.yaml` shows what becomes of your data.
 Any field can be overridden on the command line: `sapo train my.yaml learner.steps=500 optimizer.lr=1e-6`.
 
+**Look:** `sapo doctor` says what this machine lacks, `sapo plan CONFIG` what a run needs and how long it takes;
+`sapo report RUN` and `sapo compare RUN…` write a page to look at.
+
 **On a cluster:** `ray job submit --working-dir . -- python -m cluster train my.yaml`.""",
 )
 
@@ -47,6 +54,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "stop": stop,
     "config": config,
     "data": data,
+    "report": report,
+    "compare": compare,
+    "plan": plan,
+    "doctor": doctor,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

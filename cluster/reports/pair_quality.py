@@ -20,7 +20,7 @@ def pair_quality(pairs: Sequence[PreferencePair]) -> dict[str, float]:
     """
     if not pairs:
         return {}
-    distances = np.array([Levenshtein.distance(p.segment.tolist(), p.replacement.tolist()) for p in pairs], float)
+    distances = np.array([_edit_distance(p) for p in pairs], float)
     lengths = np.array([(len(p.segment), len(p.replacement)) for p in pairs], float)
     metrics = {
         "pairs/eos_fraction": float(np.mean([p.ended for p in pairs])),
@@ -32,3 +32,12 @@ def pair_quality(pairs: Sequence[PreferencePair]) -> dict[str, float]:
     if logprobs:
         metrics["pairs/replacement_logprob"] = float(np.mean(logprobs))
     return metrics
+
+
+def edit_fraction(pair: PreferencePair) -> float:
+    """Token-level edit distance of B and B' over the longer of the two: 0 is the same segment, 1 shares nothing."""
+    return _edit_distance(pair) / max(len(pair.segment), len(pair.replacement), 1)
+
+
+def _edit_distance(pair: PreferencePair) -> int:
+    return Levenshtein.distance(pair.segment.tolist(), pair.replacement.tolist())

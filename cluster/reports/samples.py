@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.reports.pair_quality import edit_fraction
 from contracts.pair import PreferencePair, TokenIds
 
 Decode = Callable[[TokenIds], str | list[str]]
@@ -17,8 +18,12 @@ UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 """What decoding writes for bytes that are no character, or not yet: tokens of bytes end within characters."""
 
 
-def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
-    """One pair, segments between ⟦ and ⟧."""
+def readable(pair: PreferencePair, decode: Decode, step: int, margin: float | None = None) -> dict[str, Any]:
+    """One pair, segments between ⟦ and ⟧.
+
+    ``age``: optimizer steps that the weights behind the pair were old in the batch of ``step``; None for offline pairs.
+    ``margin``: the pair's reward margin in that step.
+    """
 
     a, segment, c = consecutive_texts((pair.prefix, pair.segment, pair.suffix), decode)
     kept = pair.suffix if pair.suffix_kept else pair.suffix[:0]
@@ -28,6 +33,7 @@ def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
         "index": pair.index,
         "row": pair.row,
         "version": pair.version,
+        "age": step - 1 - pair.version if pair.version >= 0 else None,
         "actor": pair.actor,
         "cut": [pair.start, pair.end],
         "prompt": str(decode(pair.prompt)).lstrip(UNREADABLE),
@@ -35,6 +41,8 @@ def readable(pair: PreferencePair, decode: Decode, step: int) -> dict[str, Any]:
         "rejected": f"{before}⟦{replacement}⟧{after}",
         "ended": pair.ended,
         "suffix_kept": pair.suffix_kept,
+        "margin": None if margin is None else round(margin, 4),
+        "edit_fraction": round(edit_fraction(pair), 4),
         "replacement_logprob": None if np.isnan(pair.mean_logprob) else round(pair.mean_logprob, 4),
     }
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from cluster.config.sections import LoggingConfig
@@ -28,6 +29,8 @@ class StepResult:
     """Steps done, this one included."""
     batch: Batch
     metrics: Metrics
+    margins: Sequence[float | None] = ()
+    """Reward margins, aligned with the batch; None where the objective has none."""
 
 
 class Callback:
@@ -109,8 +112,9 @@ class SamplesReport(Callback):
 
     def on_step(self, result: StepResult) -> None:
         if is_due(result.step, self._config.samples_every):
-            for pair in self._source.samples(result.batch)[: self._config.samples]:
-                self._lines.write(readable(pair, self._decode, result.step))
+            pairs = self._source.samples(result.batch)[: self._config.samples]
+            for pair, margin in zip_longest(pairs, result.margins[: len(pairs)]):
+                self._lines.write(readable(pair, self._decode, result.step, margin))
 
 
 class BottleneckReport(Callback):

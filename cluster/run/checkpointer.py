@@ -91,6 +91,9 @@ class Checkpointer:
         self._folder.prune(self._config.keep)
         seconds = self._clock() - self._last
         self._log.debug(
-            "checkpoint of step %d: %.1f s", step, seconds, extra={"event": "checkpoint", "seconds": seconds}
+            "checkpoint of step %d: %.1f s",
+            step,
+            seconds,
+            extra={"event": "checkpoint", "step": step, "seconds": seconds},
         )
         return final

@@ -66,8 +66,13 @@ def count_steps(config: RunConfig, inputs: Inputs) -> int:
         if steps and steps > recorded:
             raise UserError(f"learner.steps {steps}: {config.data.path} holds {recorded} batches; at most that")
         return recorded if steps is None else steps
-    if steps is not None:
-        return steps
+    return steps_over(config, rows)
+
+
+def steps_over(config: RunConfig, rows: int) -> int:
+    """Optimizer steps of a run on so many usable rows: given, or ``epochs`` passes over them."""
+    if config.learner.steps is not None:
+        return config.learner.steps
     if config.method == "sapo":
         return ceil(config.learner.epochs * rows * config.generation.responses_per_prompt / config.inserts_per_step)
     return ceil(config.learner.epochs * rows / config.learner.batch_size)

@@ -54,7 +54,7 @@ def run_steps(
         idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
         metrics |= held_out.metrics(step)
-        callbacks.on_step(StepResult(step, batch, metrics))
+        callbacks.on_step(StepResult(step, batch, metrics, done.margins))
         skips.count(step, metrics)
         inbox.poll()
         ending = step == total_steps or bool(stop.signum) or inbox.stop_asked

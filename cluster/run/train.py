@@ -15,6 +15,7 @@ from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, run_attempt
 from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
+from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock
 from cluster.workers.actor_pool import end_all
@@ -70,6 +71,7 @@ def train(
         if folder.resumed:
             _rewind(folder, run.first_step)
         log.keep(folder.path)
+        write_environment(folder.path, str(hardware))
         for line in (*inputs.report, inputs.ends, *run.notes):
             log.logger.info(line)
         log.logger.info(
@@ -95,7 +97,7 @@ def train(
         except BaseException as error:  # for the files alone: the command line prints its own line
             log.logger.debug("ended: %s", first_line(error), exc_info=error, extra={"event": "ended"})
             raise
-        log.logger.debug("complete at step %d", total_steps, extra={"event": "complete"})
+        log.logger.debug("complete at step %d", total_steps, extra={"event": "complete", "step": total_steps})
     final = folder.checkpoint(total_steps)
     return RunResult(folder.path, final / "policy", final / "ema", total_steps, closing)
 

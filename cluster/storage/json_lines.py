@@ -39,16 +39,41 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     Raises:
         UserError: a line is no object with a step.
     """
-    if not path.exists():
-        return []
     found = []
-    whole = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    for number, line in enumerate(whole, 1):
+    for number, line in _whole_lines(path):
         try:
             found.append((int(json.loads(line)["step"]), line))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}:{number}: damaged: no JSON object with a step; mend or delete the line") from error
     return found
+
+
+def read_objects(path: Path, *needed: str) -> list[dict[str, Any]]:
+    """Every whole line as an object; a torn last line is none. Empty without a file.
+
+    Args:
+        needed: keys that each must have.
+
+    Raises:
+        UserError: a line is no object with these keys.
+    """
+    found = []
+    for number, line in _whole_lines(path):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: damaged: no JSON object; mend or delete the line") from error
+        if not isinstance(record, dict) or not record.keys() >= set(needed):
+            keys = f" with {', '.join(needed)}" if needed else ""
+            raise UserError(f"{path}:{number}: damaged: no JSON object{keys}; mend or delete the line")
+        found.append(record)
+    return found
+
+
+def _whole_lines(path: Path) -> list[tuple[int, str]]:
+    if not path.exists():
+        return []
+    return list(enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1))
 
 
 def drop_lines_after(path: Path, step: int) -> None:

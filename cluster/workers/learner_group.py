@@ -36,6 +36,8 @@ class GroupStep:
     metrics: dict[str, float]
     scores: list[ReferenceScore | None]
     """Fresh reference log-probabilities, aligned with the pairs; None where the cached ones served."""
+    margins: list[float | None]
+    """Reward margins, aligned with the pairs; None where the objective has none."""
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,11 @@ class LearnerGroup:
         ]
         reports: list[StepReport] = self._answers("step", calls)
         scores: list[ReferenceScore | None] = [None] * len(pairs)
+        margins: list[float | None] = [None] * len(pairs)
         for share, report in zip(shares, reports, strict=True):
-            for position, score in zip(share, report.reference_scores, strict=True):
-                scores[position] = score
-        return GroupStep(reports[0].metrics, scores)
+            for position, score, margin in zip(share, report.reference_scores, report.margins, strict=True):
+                scores[position], margins[position] = score, margin
+        return GroupStep(reports[0].metrics, scores, margins)
 
     def evaluate(self, pairs: list[PreferencePair], *, chosen_only: bool) -> dict[str, float]:
         """Loss and metrics of the policy on pairs that are not trained on.

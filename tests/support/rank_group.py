@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -11,12 +12,13 @@ from unittest import mock
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
 from learner.config import EmaConfig, LearnerConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, ReferenceConfig
-from learner.messages import Ack, RankSpec
+from learner.messages import Ack, RankSpec, StepReport
 from learner.zero.weights import WeightMetadata
 
 STEPS, BATCH = 20, 6
@@ -99,8 +101,18 @@ def steps(learner: Any, first: int, last: int) -> list[dict[str, float]]:
     history = []
     for step in range(first, last):
         pairs = make_pairs(step)
-        history.append(learner.step(share(pairs, learner.rank, learner.world_size), len(pairs)).metrics)
+        report = learner.step(share(pairs, learner.rank, learner.world_size), len(pairs))
+        check_margins(report, len(pairs))
+        history.append(report.metrics)
     return history
+
+
+def check_margins(report: StepReport, global_pairs: int) -> None:
+    """The ranks' margins of single pairs have the mean that the metrics tell."""
+    if (mean := report.metrics.get("rewards/margins")) is not None and math.isfinite(mean):
+        total = torch.tensor(report.margins, dtype=torch.float64).sum()
+        dist.all_reduce(total)
+        assert math.isclose(float(total) / global_pairs, mean, rel_tol=1e-5, abs_tol=1e-6)
 
 
 class Recorder:

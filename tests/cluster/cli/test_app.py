@@ -18,11 +18,22 @@ def test_without_arguments_the_first_commands_are_shown(sapo: Sapo) -> None:
     for arguments in ((), ("--help",)):
         said = sapo(*arguments)
         shown = said.out + said.err
-        for words in ("train", "sft", "eval", "generate", "actors", "config", "python -m demo data"):
+        for words in (
+            "train",
+            "sft",
+            "eval",
+            "generate",
+            "actors",
+            "config",
+            "report",
+            "plan",
+            "doctor",
+            "python -m demo data",
+        ):
             assert words in shown
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "generate", "config"])
+@pytest.mark.parametrize("command", ["train", "sft", "generate", "config", "plan", "doctor"])
 def test_a_config_that_cannot_be_used_is_one_line(sapo: Sapo, tmp_path: Path, run_file: Path, command: str) -> None:
     assert sapo(command, tmp_path / "none.yaml").rejection == f"{tmp_path / 'none.yaml'}: no such config file"
     assert sapo(command, tmp_path).rejection == f"{tmp_path}: a folder; a YAML file is expected"

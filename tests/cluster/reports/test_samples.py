@@ -76,3 +76,18 @@ def test_a_tokenizer_that_rewrites_what_is_before_shows_the_parts_apart() -> Non
         return "+".join(map(str, reversed(ids.tolist())))
 
     assert consecutive_texts([as_token_ids([1, 2]), as_token_ids([3])], decode) == ["2+1", "3"]
+
+
+def test_a_sample_says_how_old_its_weights_were_and_how_much_changed() -> None:
+    pair = PreferencePair(
+        prompt=as_token_ids([1]),
+        chosen=as_token_ids([5, 10, 6, 7]),
+        start=1,
+        end=3,
+        replacement=as_token_ids([10, 8, 9, 9]),
+        suffix_kept=True,
+        versions=as_token_ids([4, 4, 5, 5]),
+    )
+    shown = readable(pair, lambda ids: "", step=7)
+    assert shown["age"] == 2  # the batch of step 7 is drawn when 6 steps are done
+    assert shown["edit_fraction"] == 0.75

@@ -102,8 +102,8 @@ def test_samples_are_written_every_so_many_steps_and_no_more_than_asked_for():
     )
     pairs = [supervised(i, np.array([1], np.int32), np.array([i], np.int32)) for i in range(3)]
     for step in (1, 2):
-        report.on_step(StepResult(step, Batch(pairs), {}))
-    assert [(record["step"], record["row"]) for record in written] == [(2, 0), (2, 1)]
+        report.on_step(StepResult(step, Batch(pairs), {}, [0.5, None, 1.0]))
+    assert [(record["step"], record["row"], record["margin"]) for record in written] == [(2, 0, 0.5), (2, 1, None)]
 
 
 def test_zero_is_never():

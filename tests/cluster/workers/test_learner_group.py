@@ -45,13 +45,14 @@ def pairs(*lengths: int) -> list[PreferencePair]:
 def scored(share: list[PreferencePair], global_pairs: int) -> StepReport:
     """A score for every even pair, that says which."""
     scores = [ReferenceScore(p.index, np.zeros(5, np.float32)) if p.index % 2 == 0 else None for p in share]
-    return StepReport({"loss": 0.5, "pairs": float(global_pairs)}, scores)
+    return StepReport({"loss": 0.5, "pairs": float(global_pairs)}, scores, [float(p.index) for p in share])
 
 
 def test_a_batch_is_split_by_tokens_and_its_scores_come_back_in_its_order():
     ranks = [Rank("rank-0", step=scored), Rank("rank-1", step=scored)]
     done = group(*ranks).step(pairs(100, 10, 20, 30, 40))
     assert [score and score.version for score in done.scores] == [0, None, 2, None, 4]
+    assert done.margins == [0, 1, 2, 3, 4]
     assert done.metrics == {"loss": 0.5, "pairs": 5.0}
     shares: list[Any] = [rank.calls[0][1][0] for rank in ranks]
     assert sorted(p.index for share in shares for p in share) == [0, 1, 2, 3, 4]

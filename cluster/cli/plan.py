@@ -104,7 +104,7 @@ def _workload(run: RunConfig, prompt: float | None, response: float | None, rows
         guessed = assumed(run, PROMPT_SHARE * limit, RESPONSE_SHARE * limit, rows)
         return guessed, f"assumed from data.max_length, as the data can't be read ({error})"
     found = of_table(inputs.table, run.generation.segment_length)
-    return (replace(found, rows=rows) if rows else found), inputs.report
+    return (replace(found, rows=rows) if rows else found), "; ".join(inputs.report)
 
 
 def _print(console: Console, run: RunConfig, made: Plan, machines: Machines) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from cluster.config.run_config import RunConfig
 from cluster.config.validation_message import inner_section, shown
 from contracts.section import Section
@@ -49,12 +51,12 @@ def _defaults(section: type[Section], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         inner = inner_section(field)
-        if inner is not None and field.default is not None:
+        if inner is not None and field.default is not None and not isinstance(field.default, tuple):
             values |= _defaults(inner, f"{prefix}{name}.")
         elif field.is_required():
             values[prefix + name] = REQUIRED
         else:
             default = field.get_default()
             # As JSON and YAML have it.
-            values[prefix + name] = list(default) if isinstance(default, tuple) else default
+            values[prefix + name] = to_jsonable_python(default)
     return values

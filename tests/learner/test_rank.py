@@ -342,7 +342,11 @@ def with_dropout(tiny_llama: str, tmp_path_factory: pytest.TempPathFactory) -> t
     (folder / "config.json").write_text(json.dumps(config))
     # Without dropout policy and reference are equal and the loss is log 2. Margins of both signs raise it, the more the
     # larger beta is.
-    changes = {"model": {"dtype": "bfloat16"}, "objective": {"beta": 10.0}, "learner": {"zero_stage": 2}}
+    changes = {
+        "model": {"dtype": "bfloat16", "disable_dropout": False},
+        "objective": {"beta": 10.0},
+        "learner": {"zero_stage": 2},
+    }
     parts = sections(str(folder), **changes)
     in_group(2, observe_dropout, parts, str(out))
     ranks = [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(2)]

@@ -43,11 +43,12 @@ from cluster.storage.run_folder import RunFolder
 from cluster.weights.parity import ParityCheck, choose_sequences
 from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.actor_factory import ActorFactory, backend_of
-from cluster.workers.actor_pool import ActorPool, Member
+from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import open_control
 from cluster.workers.failure_policy import FailurePolicy
 from cluster.workers.inbox import Inbox
 from cluster.workers.learner_group import LearnerGroup, Ranks, WeightSync
+from cluster.workers.member import Member
 from cluster.workers.ray_calls import NAMESPACE, RayCalls, WorkerFailure
 from cluster.workers.resources import Hardware
 

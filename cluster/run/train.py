@@ -18,9 +18,9 @@ from cluster.run.loop import Progress
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock
-from cluster.workers.actor_pool import end_all
 from cluster.workers.control import claim_name
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
+from cluster.workers.member import end_all
 from cluster.workers.node_paths import validate_nodes
 from cluster.workers.ray_calls import WorkerFailure, failure_of
 from cluster.workers.ray_session import ray_session

@@ -11,7 +11,8 @@ import numpy as np
 from actors.token_table import TokenTable
 from cluster.config.sections import WeightsConfig
 from cluster.weights.judgement import Difference, Evidence, Scores, evidence, fault, typical
-from cluster.workers.actor_pool import ActorPool, Member
+from cluster.workers.actor_pool import ActorPool
+from cluster.workers.member import Member
 from cluster.workers.ray_calls import Call, WorkerFailure
 
 TOKENS = 1024

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Protocol
 
 from buffer.messages import BufferStats
 from cluster.workers.failure_policy import Action, ActorFailed, FailurePolicy
 from cluster.workers.inbox import Inbox
+from cluster.workers.member import Member, State, end_all
 from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure
 from cluster.workers.resources import totals
 from cluster.workers.watch import Watch
@@ -20,20 +20,6 @@ from learner.messages import Ack
 
 ANSWER_S = 60.0
 """Longest wait for an answer that takes an actor milliseconds."""
-
-
-class State(Enum):
-    PLACING = "placing"
-    """The cluster looks for cores and GPUs."""
-    PLACED = "placed"
-    """It has a place, on a GPU that the learner is using."""
-    STARTING = "starting"
-    """The engine loads the model."""
-    READY = "ready"
-    """The engine is up; no weights have been published yet."""
-    JOINING = "joining"
-    """The newest weights are on their way to it."""
-    RUNNING = "running"
 
 
 class Factory(Protocol):
@@ -60,24 +46,6 @@ class Sync(Protocol):
     def retarget(self, actors: dict[str, Worker]) -> None: ...
 
     def send(self) -> Call: ...
-
-
-@dataclass
-class Member:
-    """One actor and what it is expected to report next."""
-
-    name: str
-    placement: Placement
-    awaited: Call | None
-    """None: it waits for weights, which go to all at once."""
-    since: float
-    """When it was asked for, in seconds of the pool's clock."""
-    worker: Worker | None = None
-    state: State = State.PLACING
-    version: int = -1
-    """Newest weights version that it has acknowledged."""
-    watch: Watch | None = None
-    """While it runs."""
 
 
 @dataclass
@@ -122,7 +90,7 @@ class ActorPool:
         for survivor in survivors:
             number = self._started
             self._started = max(number, int(survivor.name.rpartition("-")[2]) + 1)
-            adoption = self.factory.adopt(_worker(survivor))
+            adoption = self.factory.adopt(survivor.process)
             self.members[survivor.name] = Member(
                 survivor.name, survivor.placement, adoption, self.clock(), survivor.worker, State.STARTING
             )
@@ -138,7 +106,7 @@ class ActorPool:
     def remove(self, count: int) -> None:
         """Let the newest actors finish what they have in hand and leave."""
         for member in self.running()[-count:]:
-            _worker(member).call("drain")
+            member.process.call("drain")
 
     def running(self) -> list[Member]:
         """The actors that generate, oldest first."""
@@ -176,7 +144,7 @@ class ActorPool:
         """Call a method on all generating actors and wait for their answers. One that died gives none; one that does
         not answer in time is replaced."""
         answers = []
-        for member, call in [(member, _worker(member).call(method)) for member in self.running()]:
+        for member, call in [(member, member.process.call(method)) for member in self.running()]:
             if not self.calls.first_done([call], ANSWER_S):
                 self.replace(member, f"no answer to {method} within {ANSWER_S:.0f} s")
                 continue
@@ -197,7 +165,7 @@ class ActorPool:
         while any(m.state in (State.PLACING, State.PLACED, State.STARTING, State.JOINING) for m in self._members()):
             self.first_done([], TICK_S)
         self._held_back = True
-        sleeping = [(m, _worker(m).call("sleep")) for m in self._members()]
+        sleeping = [(m, m.process.call("sleep")) for m in self._members()]
         for member, call in sleeping:
             try:
                 self.calls.answer(call)
@@ -336,8 +304,8 @@ class ActorPool:
 
     def _run(self, member: Member) -> None:
         member.state = State.RUNNING
-        member.awaited = _worker(member).call("run")
-        member.watch = Watch(_worker(member), self.calls, self.stall_s, self.clock)
+        member.awaited = member.process.call("run")
+        member.watch = Watch(member.process, self.calls, self.stall_s, self.clock)
 
     def _dismiss(self, member: Member) -> None:
         del self.members[member.name]
@@ -376,16 +344,3 @@ class ActorPool:
                 f"cluster: a generation actor needs {needs}, not placed within {self.start_timeout_s:g} s; {totals()} "
                 "for learner and actors"
             )
-
-
-def _worker(member: Member) -> Worker:
-    assert member.worker is not None, f"{member.name} is {member.state.value} and has no process yet"
-    return member.worker
-
-
-def end_all(members: Iterable[Member]) -> None:
-    """Kill actors and free their places."""
-    for member in members:
-        if member.worker:
-            member.worker.kill()
-        member.placement.remove()

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from cluster.workers.actor_pool import ActorPool, State
+from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import Request
 from cluster.workers.failure_policy import FailurePolicy, Limits
 from cluster.workers.inbox import Inbox
+from cluster.workers.member import State
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
 from learner.messages import Ack

@@ -16,10 +16,11 @@ def data(
     rows: Annotated[int, typer.Option(min=0, help="Rows to show.")] = 3,
 ) -> None:
     """Show what a run would learn from: rows used and dropped by reason, rendered rows, tokens, lengths."""
+    from cluster.config.paths import resolve_paths
     from cluster.data.preview import length_lines, row_lines
     from cluster.run.inputs import count_steps, read_inputs
 
-    run = load_config(config, overrides or [])
+    run = resolve_paths(load_config(config, overrides or []))
     inputs = read_inputs(run)
     for line in (*inputs.report, inputs.ends, f"{count_steps(run, inputs)} steps of {run.learner.batch_size} rows"):
         print(line)

@@ -15,6 +15,8 @@ SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 """Words in the names of files and folders that name a split, as ``datasets`` and the hub have them."""
+SHARD = re.compile(r"-\d+-of-\d+$")
+"""As ``datasets`` numbers the files of a split."""
 DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "state.json", "dataset_dict.json")
 """JSON beside the rows that describes them."""
 
@@ -45,11 +47,22 @@ def split_files(folder: Path, split: str) -> tuple[list[Path], list[Path]]:
         if wanted != "train":
             raise UserError(f"data.split {split}: no file of {folder} names a split, so all are train")
         return files, []
-    chosen = [file for file in files if named[file] == wanted or split in _words(file.relative_to(folder))]
+    chosen = [file for file in files if _whole_split(file) == split] or [
+        file for file in files if named[file] == wanted or split in _words(file.relative_to(folder))
+    ]
+    several = sorted({_whole_split(file) for file in chosen})
+    if len(several) > 1 and all(SHARD.search(file.stem) for file in chosen):
+        raise UserError(f"data.split {split}: {folder} has {', '.join(several)}: name one of them")
     if not chosen:
         found = sorted({name for name in named.values() if name})
         raise UserError(f"data.split {split}: {folder} has {', '.join(found)}")
     return chosen, [file for file in files if file not in chosen]
+
+
+def _whole_split(file: Path) -> str:
+    """The split as the file's name has it, without the number of the shard: ``train_sft`` of
+    ``train_sft-00000-of-00003.parquet``."""
+    return SHARD.sub("", file.stem)
 
 
 def _data_files(folder: Path) -> list[Path]:

@@ -32,6 +32,8 @@ def load_tables(data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBas
         UserError: the data can't be read, have none of the named columns, or no row is usable.
     """
     sources = [find_rows(source.path, source.split) for source in data.all_sources]
+    if data.held_out in [source.path for source in data.all_sources]:
+        raise UserError(f"data.held_out {data.held_out}: the run is trained on it; name other rows, or a fraction")
     evaluated = find_rows(data.held_out, data.split) if isinstance(data.held_out, str) else None
     everything = [*sources, *([evaluated] if evaluated else [])]
     folder = _kept_in(everything, data, method, tokenizer, ends)
@@ -89,6 +91,11 @@ def _tokenised(
         reports.append(_added(source, data, method, tokenisation, (train, fraction)))
         shares.append(DatasetShare(first, len(train) - first, config.weight))
     held_out = fraction.table() if len(fraction) else None
+    if isinstance(data.held_out, float) and held_out is None:
+        raise UserError(
+            f"data.held_out {data.held_out:g}: of {len(train)} rows none is held out; a larger fraction, or the path "
+            "of other rows"
+        )
     if evaluated:
         held_out, report = _evaluated_rows(evaluated, data, method, tokenisation)
         reports.append(report)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
+from jinja2.exceptions import TemplateSyntaxError
+
 from cluster.config.sections import DataConfig
 from cluster.data.conversation import Message, Messages, Unusable
 from contracts.errors import UserError, first_line
@@ -60,6 +62,9 @@ class ChatTemplate:
                 strftime_now=noon.strftime,
                 **self.variables,
             )
+        except TemplateSyntaxError as error:
+            where = f"data.chat_template of tokenizer {self.tokenizer.name_or_path}, line {error.lineno}"
+            raise UserError(f"{where}: no Jinja template: {first_line(error)}") from error
         except Exception as error:  # a template is a program of somebody else's: TypeError, KeyError, …
             kind = "" if type(error).__module__.startswith("jinja2") else f"{type(error).__name__}: "
             raise Unusable(f"rejected by the chat template ({kind}{first_line(error)})") from error
@@ -102,6 +107,20 @@ class ChatTemplate:
                 f"data: the chat template ignores add_generation_prompt, so that {_shown(header)} would be part of "
                 "every response: name a template in data.chat_template that writes it when it is asked for"
             )
+
+    def reject_unknown_variables(self) -> None:
+        """
+        Raises:
+            UserError: ``data.chat_template_kwargs`` names a variable that the template does not have.
+        """
+        unknown = [name for name in self.variables if not self._knows(name)]
+        if unknown and self.tokenizer.chat_template is not None:
+            raise UserError(f"data.chat_template_kwargs {unknown[0]}: the chat template has no such variable")
+
+    def ignored_keys(self, messages: Messages) -> list[str]:
+        """Keys of messages, beside role and content, that the template never mentions."""
+        keys = {key for message in messages for key in message} - {"role", "content"}
+        return sorted(key for key in keys if not self._knows(key))
 
     def shows_tools(self) -> bool:
         """Whether the template does anything with tools."""

@@ -59,6 +59,8 @@ def find_rows(path: str, split: str) -> RowSource:
             raise UserError(
                 f"data.path {path}: unknown kind of file; {', '.join(KINDS)} are read, JSON also as .gz, .zst"
             )
+        if split != "train":
+            raise UserError(f"data.split {split}: data.path {path} is one file, without splits; leave data.split out")
         return RowSource(path, split, (place,), (), _files_rows([place], place.parent), _count([place]))
     if place.is_dir():
         if (place / "dataset_dict.json").is_file() or (place / "dataset_info.json").is_file():

@@ -69,6 +69,8 @@ def supervised_samples(row: dict[str, Any], data: DataConfig, note: Note) -> lis
             return [plain]
         messages = plain[0]
     elif column in row:
+        if prompt is not None and answer is not None:
+            note(f"whose {data.prompt_column} and {data.completion_column} are ignored: it has {column} too")
         messages = read_messages(row[column], column)
     elif {data.prompt_column, data.completion_column} <= row.keys():
         raise Unusable(f"whose prompt or {data.completion_column} is neither text nor a list of messages")
@@ -141,11 +143,13 @@ def _conversation(prompt: Any, answer: Any, column: str, note: Note) -> Messages
 def _samples(messages: Messages, tools: list[dict[str, Any]] | None, data: DataConfig, note: Note) -> list[Sample]:
     if data.turns == "last":
         return [_last_turn(messages, tools, note)]
-    found: list[Sample] = [
-        Dialogue(messages[:i], (turn,), tools)
-        for i, turn in enumerate(messages)
-        if i and turn["role"] == "assistant" and _says_something(turn)
-    ]
+    answers = [i for i, turn in enumerate(messages) if turn["role"] == "assistant"]
+    learned = [i for i in answers if i and _says_something(messages[i])]
+    found: list[Sample] = [Dialogue(messages[:i], (messages[i],), tools) for i in learned]
+    if found and len(learned) < len(answers):
+        note("with assistant turns that are empty or open the conversation, which are not learned from")
+    if found and answers[-1] + 1 < len(messages):
+        note("with turns after the last assistant turn, which are left out")
     # Where no turn can be learned from, the reason is that of the last one.
     return found or [_last_turn(messages, tools, note)]
 
@@ -171,6 +175,8 @@ def _says_something(turn: Message) -> bool:
 def _system(row: dict[str, Any], data: DataConfig, messages: Messages, note: Note) -> Messages:
     """The system column as a turn that opens ``messages``; nothing where there is none, or they have their own."""
     text = row.get(data.system_column)
+    if text is not None and not isinstance(text, str):
+        note("whose system column is ignored: it is not text")
     if not isinstance(text, str) or not text.strip():
         return []
     if messages and messages[0]["role"] in SYSTEM_ROLES:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.config.sections import DataConfig
-from cluster.data.conversation import Messages, Unusable
+from cluster.data.conversation import Message, Messages, Unusable
 from cluster.data.ends import EndTokens
 from cluster.data.rendering import ChatTemplate
 from cluster.data.samples import Dialogue, Note, Sample
@@ -89,13 +89,13 @@ class Tokenisation:
         else:
             if not self._checked:
                 self.template.reject_unusable()
+                self.template.reject_unknown_variables()
                 self._checked = True
             if sample.tools and not self.template.shows_tools():
                 note("whose tools are ignored: the chat template does not show any")
-            texts = self._rendered(sample)
+            texts = self._rendered(sample, note)
         for whole in texts.wholes:
-            if not whole.isascii() and not _is_unicode(whole):
-                raise Unusable("with text that is no Unicode (half of a surrogate pair)")
+            _validate_unicode(whole)
         return texts
 
     def prompt_ids(self, prompt: str | Messages, tools: list[dict[str, Any]] | None = None) -> list[int]:
@@ -106,11 +106,13 @@ class Tokenisation:
             Unusable: the template can't render it.
         """
         if isinstance(prompt, str):
+            _validate_unicode(prompt)
             return self._opened(self._encode([prompt])[0], templated=False)
         marked = self._special.occurs([*prompt, *(tools or ())])
         messages: Messages = self._special.marked(prompt) if marked else prompt
         shown: list[dict[str, Any]] | None = self._special.marked(tools) if marked else tools
         text = self.template.render(messages, shown, add_generation_prompt=True)
+        _validate_unicode(text)
         return self._special.encode(text) if marked else self._encode([text])[0]
 
     def tokens(self, chunk: Sequence[Texts], notes: Sequence[Note]) -> list[Tokens | Unusable]:
@@ -161,13 +163,19 @@ class Tokenisation:
             (self._headers[text],) = self._encode([text])
         return self._headers[text]
 
-    def _rendered(self, sample: Dialogue) -> Texts:
+    def _rendered(self, sample: Dialogue, note: Note) -> Texts:
         prompt, responses, tools = sample.prompt, sample.responses, sample.tools
         marked = self._special.occurs([*prompt, *responses, *(tools or ())])
         if marked:
             prompt, responses = self._special.marked(prompt), tuple(self._special.marked(responses))
             tools = self._special.marked(tools)
         asked, wholes = self.template.prompt_and_wholes(prompt, responses, tools)
+        if any(not _shows(whole[len(asked) :], turn) for turn, whole in zip(responses, wholes, strict=True)):
+            note("whose response the chat template writes otherwise than it is given")
+        if not all(_shows(asked, turn) for turn in prompt):
+            note("with turns that the chat template leaves out or writes otherwise")
+        for key in self.template.ignored_keys([*prompt, *responses]):
+            note(f"whose messages have {key}, which the chat template does not show")
         return Texts(asked, wholes, templated=True, marked=marked)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -196,6 +204,8 @@ class Tokenisation:
         if split < len(asked):
             note(MERGED)
         responses = tuple(self._ended(whole[split:], texts.templated, note) for whole in wholes)
+        if any(len(response) == 1 and response[0] in self.ends.ids for response in responses):
+            raise Unusable("with an empty response")
         for one, other in pairwise(responses):
             if np.array_equal(one, other):
                 raise Unusable("whose chosen and rejected are the same")
@@ -228,9 +238,19 @@ def _common(one: Ids, other: Ids) -> int:
     return int(differs[0]) if len(differs) else shorter
 
 
-def _is_unicode(text: str) -> bool:
+def _shows(rendered: str, turn: Message) -> bool:
+    """Whether a turn's content is in what the template wrote; templates strip white space around it."""
+    return str(turn["content"]).strip() in rendered
+
+
+def _validate_unicode(text: str) -> None:
+    """
+    Raises:
+        Unusable: it has half of a surrogate pair, which no tokenizer takes.
+    """
+    if text.isascii():
+        return
     try:
         text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    except UnicodeEncodeError as error:
+        raise Unusable("with text that is no Unicode (half of a surrogate pair)") from error

@@ -23,10 +23,10 @@ DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "state.json", "datase
 
 def kind(path: Path) -> str | None:
     """The file's kind by its name; None if it is none that is read."""
-    suffixes = path.suffixes
+    suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         return suffixes[-2] if len(suffixes) > 1 and suffixes[-2] in (".jsonl", ".json") else None
-    return path.suffix if path.suffix in KINDS else None
+    return suffixes[-1] if suffixes and suffixes[-1] in KINDS else None
 
 
 def split_files(folder: Path, split: str) -> tuple[list[Path], list[Path]]:

@@ -34,9 +34,9 @@ def json_rows(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _opened(path: Path) -> io.BufferedReader:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")))
-    if path.suffix == ".zst":
+    if path.suffix.lower() == ".zst":
         import pyarrow as pa
 
         return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))

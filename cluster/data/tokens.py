@@ -69,6 +69,8 @@ class Tokenisation:
         self._special = SpecialText(tokenizer, ends.ids, allowed)
         if unknown := [name for name in allowed if name not in self._special.names]:
             raise UserError(f"data.content_tokens {', '.join(unknown)}: no special token of this tokenizer")
+        if ending := [name for name in allowed if tokenizer.convert_tokens_to_ids(name) in ends.ids]:
+            raise UserError(f"data.content_tokens {', '.join(ending)}: it ends a response, so content can't hold it")
         self._opening = opening(tokenizer)
         self._splits = np.zeros(vocabulary_size(tokenizer), bool)
         self._splits[list(self._special.added)] = True

@@ -89,7 +89,8 @@ def test_a_section_that_takes_too_long_or_fails_leaves_a_line():
 @pytest.mark.slow
 def test_the_sections_give_their_figures():
     """Two of the four; the others take minutes here. By hand: ``python -m benchmarks.gpu --tiny --device cpu``."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--device", "cpu", "--sections", "engine", "publication"]
+    wanted = ["--tiny", "--device", "cpu", "--sections", "engine", "publication"]
+    command = [sys.executable, "-m", "benchmarks.gpu", *wanted]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
     figures = {(line[0], line[1]): line for line in table[2:]}

@@ -6,11 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cluster.config.run_config import RunConfig
 from cluster.config.validation_message import shown
-from contracts.errors import UserError, first_line
+from cluster.storage.run_folder import saved_values
+from contracts.errors import UserError
 
 FREE = (
     "name",
@@ -62,7 +61,7 @@ def validate_same_run(config: RunConfig, checkpoint: Path, allowed: Collection[s
     Raises:
         UserError: a key differs that makes it another run, or one is allowed that does not differ.
     """
-    changed = changes(_saved(checkpoint), config.model_dump(mode="json"))
+    changed = changes(saved_values(checkpoint / "config.yaml"), config.model_dump(mode="json"))
     if idle := [key for key in allowed if key not in changed]:
         raise UserError(f"--allow-change {idle[0]}: it is what the checkpoint was made with, or no key of a config")
     rejected = {key: values for key, values in changed.items() if key not in allowed and not _is_free(key)}
@@ -104,14 +103,3 @@ def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in (*FREE, *BY_THE_CHECKPOINT))
-
-
-def _saved(checkpoint: Path) -> dict[str, Any]:
-    path = checkpoint / "config.yaml"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read: {first_line(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: damaged: no mapping of sections")
-    return values

@@ -7,13 +7,14 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from cluster.config.run_config import RunConfig
 from cluster.storage.checkpoints import CheckpointManifest, verify
 from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
-from contracts.errors import UserError
+from contracts.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,21 @@ class RunFolder:
 def as_yaml(config: RunConfig) -> str:
     """The resolved config as YAML that ``load_config`` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def saved_values(path: Path) -> dict[str, Any]:
+    """The values of a config.yaml that a run has written, as they stand: another version may have known other keys.
+
+    Raises:
+        UserError: it can't be read, or is none.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: can't be read: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: damaged: no mapping of sections")
+    return values
 
 
 def _step_of(folder: Path) -> int:

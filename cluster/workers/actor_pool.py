@@ -236,9 +236,10 @@ class ActorPool:
                 self._acknowledge(self.calls.answer(call))
             elif self.inbox and call == self.inbox.awaited:
                 self.inbox.take()
-                self._resize(self.inbox.actor_changes())
             elif member := next((m for m in self.members.values() if m.awaited == call), None):
                 self._advance(member, call)
+        if self.inbox:  # also what the loop took from it between two steps
+            self._resize(self.inbox.actor_changes())
 
     def _advance(self, member: Member, call: Call) -> None:
         try:

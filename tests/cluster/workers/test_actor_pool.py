@@ -398,3 +398,14 @@ def test_an_engine_that_can_not_be_taken_over_is_replaced():
     after.pool.poll()
     assert after.states() == {"actor-1": State.STARTING, "actor-2": State.PLACING}
     assert after.factory.workers["actor-0"].killed
+
+
+def test_a_change_that_the_loop_took_from_the_inbox_is_made_too():
+    world = World(mailbox=True)
+    world.pool.add(1)
+    world.run("actor-0")
+    assert world.mailbox and world.pool.inbox
+    world.mailbox.last("next_request").answer(Request("actors", 1))
+    world.pool.inbox.poll()
+    world.pool.first_done([], 0)
+    assert list(world.pool.members) == ["actor-0", "actor-1"]

@@ -37,7 +37,7 @@ from learner.zero.optim import effective_zero_stage, schedule
 from learner.zero.residence import Residence
 from learner.zero.shards import Shards
 from learner.zero.weight_sink import WeightSink
-from learner.zero.weights import metadata, named_layers, validate_publishable
+from learner.zero.weights import adapter_layers, adapter_metadata, metadata, named_layers, validate_publishable
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -185,11 +185,14 @@ class LearnerRank:
         return self._passes.evaluate(pairs, scores, objective, global_pairs)
 
     def stage(self, version: int) -> None:
-        """Gather the EMA layer by layer and hand it to the sink. All ranks together."""
+        """Gather the EMA, or its adapters alone, layer by layer and hand it to the sink. All ranks together."""
         with self.shards.holding(self.ema.values):
-            layers = named_layers(self.module, self.zero_stage)
+            if self._spec.adapters_alone:
+                announced, layers = adapter_metadata(self.module), adapter_layers(self.module, self.zero_stage)
+            else:
+                announced, layers = metadata(self.module), named_layers(self.module, self.zero_stage)
             if self.sink is not None:
-                self.sink.stage(version, metadata(self.module), layers)
+                self.sink.stage(version, announced, layers)
             for _ in layers:  # a sink has left none
                 pass
 

@@ -17,6 +17,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from actors.engine_options import receiver_of
 from actors.weights.acceptance import Acceptance, LoadWatch
+from actors.weights.adapters import install, takes_adapters
 from actors.weights.direct_load import DirectLoad
 from actors.weights.gloo import GlooGroup
 from actors.weights.wire import StagedUpdate
@@ -90,6 +91,9 @@ class StagedReceiver(WeightTransferEngine):
             RuntimeError: a checksum is off; nothing of the update counts.
         """
         published = update_info.verified(self._bytes(update_info))
+        if takes_adapters(self.model):
+            self.acceptance = install(self.model, published)
+            return
         if self._direct_load:
             self._direct_load.load(published)
             return

@@ -159,6 +159,11 @@ class WeightsConfig(Section):
         description="auto: nccl between GPUs; on CPU, and with cluster.colocate, shm where all actors share the "
         "learner's machine, else gloo. ipc: one rank and one actor that share one GPU (cluster.colocate).",
     )
+    lora: Literal["adapters", "merged"] = Field(
+        "adapters",
+        description="With model.lora: adapters publishes these alone, some MB, and engines apply them to the starting "
+        "model; merged publishes whole weights with the adapters in them, for models and layers that vLLM can't adapt.",
+    )
     parity_every: NonNegative = Field(
         50,
         description="Publications between log-probability parity checks of the engines against the learner, which the "

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ray
 
+from actors.messages import Adapters
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
 from cluster.data.tokenizer import text_decoder, vocabulary_size
@@ -64,6 +65,8 @@ class Setting:
     hardware: Hardware
     log: RunLog
     policy: FailurePolicy
+    adapters: Adapters | None = None
+    """What is published to the actors, where it is not whole weights."""
     survivors: list[Member] = field(default_factory=list)
     """Actors of an attempt that failed; the next one takes them over."""
 
@@ -165,7 +168,7 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
     ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
     parts.callback(ranks.shutdown)
     beside = ranks.placement if config.cluster.colocate else None
-    factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label, beside)
+    factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label, beside, setting.adapters)
     pool = ActorPool(
         factory,
         buffer,

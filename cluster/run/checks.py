@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.messages import Adapters
 from actors.plan import SHORT_MARGIN
 from buffer.snapshot import readable_state
 from cluster.config.paths import resolve_paths
@@ -21,6 +22,8 @@ from cluster.run.resume_guard import validate_same_data, validate_same_run
 from cluster.storage.run_folder import FoundCheckpoint, RunFolder
 from contracts.errors import UserError
 from learner.loss.objectives import resolve_objective
+from learner.model.adapters import adapted_layers, validate_applicable
+from learner.model.shell import Shell
 from learner.zero.checkpoint import validate_optimizer
 from learner.zero.optim import total_steps_note
 
@@ -44,6 +47,8 @@ class CheckedRun:
     """Optimizer steps that are done there."""
     notes: tuple[str, ...]
     """What is left out or changed, for the log."""
+    adapters: Adapters | None
+    """What is published to the actors, where it is not whole weights."""
 
 
 def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes: Collection[str] = ()) -> CheckedRun:
@@ -61,13 +66,15 @@ def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes
     if allow_changes and not folder.resumed:
         raise UserError("--allow-change: the run starts anew; it goes with --resume")
     _validate_objective(config)
-    inputs, notes = _model_and_inputs(config)
+    shell, inputs, notes = _model_and_inputs(config)
     total_steps = count_steps(config, inputs)
     found = FoundCheckpoint()
     if folder.resumed:
         found = folder.newest_valid_checkpoint()
         notes += _on_checkpoint(config, inputs, folder, found, total_steps, allow_changes)
-    return CheckedRun(config, inputs, total_steps, folder, found.folder, found.step, tuple(notes))
+    return CheckedRun(
+        config, inputs, total_steps, folder, found.folder, found.step, tuple(notes), _adapters(config, shell)
+    )
 
 
 def check_generation(config: RunConfig, out: Path) -> tuple[RunConfig, Inputs, tuple[str, ...]]:
@@ -81,15 +88,26 @@ def check_generation(config: RunConfig, out: Path) -> tuple[RunConfig, Inputs, t
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: {out.absolute().parent} is no folder")
     config = resolve_paths(config)
-    inputs, notes = _model_and_inputs(config)
+    _, inputs, notes = _model_and_inputs(config)
     return config, inputs, tuple(notes)
 
 
-def _model_and_inputs(config: RunConfig) -> tuple[Inputs, list[str]]:
-    """The run's inputs, and lines for the log. The model comes first: it takes seconds, the data may take minutes."""
+def _model_and_inputs(config: RunConfig) -> tuple[Shell, Inputs, list[str]]:
+    """The model's empty shell, the run's inputs, and lines for the log. The model comes first: it takes seconds, the
+    data may take minutes."""
     shell, notes = check_shell(config, check_config(config.model))
     inputs = read_inputs(config)
-    return inputs, [*notes, *check_inputs(config, shell, inputs), *_on_segments(config, inputs)]
+    return shell, inputs, [*notes, *check_inputs(config, shell, inputs), *_on_segments(config, inputs)]
+
+
+def _adapters(config: RunConfig, shell: Shell) -> Adapters | None:
+    """Raises:
+    UserError: engines can't apply them.
+    """
+    if config.method != "sapo" or config.model.lora is None or config.weights.lora == "merged":
+        return None
+    validate_applicable(shell.module)
+    return Adapters(config.model.lora.rank, adapted_layers(shell.module))
 
 
 def _validate_objective(config: RunConfig) -> None:

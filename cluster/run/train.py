@@ -90,7 +90,7 @@ def train(
             backoff_s=recovery.backoff_s,
         )
         policy = FailurePolicy(limits, config.inserts_per_step)
-        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy)
+        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy, run.adapters)
         stack.callback(end_all, setting.survivors)
         try:
             closing = _attempts(setting, run.checkpoint, Progress(run.first_step))

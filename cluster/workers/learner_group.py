@@ -89,6 +89,7 @@ class Ranks:
             deterministic=config.repeatable_on_gpu,
             ends=ends,
             vocabulary=vocabulary,
+            adapters_alone=config.model.lora is not None and config.weights.lora == "adapters",
         )
         workers = tuple(
             placement.start(

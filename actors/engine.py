@@ -179,6 +179,8 @@ class SegmentEngine:
                 damaged += names
         await self._engine.finish_weight_update(weight_version=str(version))
         self._updating = False
+        if self._keeps_base and not damaged:
+            await self._engine.collective_rpc("apply_adapters")
         await self._validate_accepted()
         if damaged:
             raise RuntimeError(f"weights: {len(damaged)} arrived damaged, the first is {damaged[0]}")

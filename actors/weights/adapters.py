@@ -27,7 +27,8 @@ def install(model: nn.Module, tensors: Mapping[str, Tensor]) -> Acceptance:
     """Use these adapters from the next forward on, in place of those before.
 
     Args:
-        tensors: under peft's names; [rank, in] and [out, rank] of each adapted layer, B times its scale.
+        tensors: under peft's names; [rank, in] and [out, rank] of each adapted layer, B times its scale. vLLM keeps
+            them, and may change them.
     """
     from vllm.lora.lora_model import LoRAModel
     from vllm.lora.peft_helper import PEFTHelper
@@ -39,8 +40,7 @@ def install(model: nn.Module, tensors: Mapping[str, Tensor]) -> Acceptance:
     try:
         adapters = LoRAModel.from_lora_tensors(
             ADAPTERS,
-            # Copies: vLLM scales B in place, and the bytes are the sender's.
-            {name: tensor.clone() for name, tensor in tensors.items()},
+            dict(tensors),
             PEFTHelper(r=rank, lora_alpha=rank, target_modules=[]),
             device="cpu",
             dtype=manager.lora_config.lora_dtype,

@@ -17,7 +17,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from vllm.model_executor.model_loader.reload import layerwise
 
 from actors.weights.acceptance import Acceptance, LoadWatch
-from actors.weights.adapters import install, takes_adapters
+from actors.weights.adapters import takes_adapters
 from actors.weights.communicator import JOIN_S, give_up, giving_up_with_the_others, open_within, validate_whole
 from actors.weights.digest import digest
 
@@ -33,7 +33,7 @@ class Digesting:
 
     def start_weight_update(self) -> None:
         self._found: dict[str, Tensor] = {}
-        self._adapters: dict[str, Tensor] = {}
+        self.adapters: dict[str, Tensor] = {}
         if takes_adapters(self.model):
             return
         _forget_unfinished(self.model)
@@ -43,7 +43,6 @@ class Digesting:
 
     def finish_weight_update(self) -> None:
         if takes_adapters(self.model):
-            self.acceptance = install(self.model, self._adapters)
             return
         self._watch.close()
         super().finish_weight_update()  # type: ignore[misc]
@@ -65,7 +64,7 @@ class Digesting:
 
     def _keep(self, adapters: Iterable[tuple[str, Tensor]]) -> None:
         """Until the update is complete: the buffers that they lie in are used again."""
-        self._adapters |= {name: tensor.clone() for name, tensor in adapters}
+        self.adapters |= {name: tensor.clone() for name, tensor in adapters}
 
     def _noted(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in weights:

@@ -16,6 +16,7 @@ from cluster.data.report import DataReport
 from cluster.data.rows import RowSource, find_rows
 from cluster.data.table import add_rows
 from cluster.data.tokens import Tokenisation
+from cluster.storage.writable import validate_writable
 from contracts.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def load_tables(data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBas
     folder = _kept_in(everything, data, method, tokenizer, ends)
     if folder and (kept := read_tables(folder)):
         return kept
+    if folder:  # what takes minutes is not to be lost
+        validate_writable(folder, f"data.cache_dir {data.cache_dir}: name another folder, or null")
     tables = _tokenised(sources, evaluated, data, method, Tokenisation(tokenizer, ends, data))
     if folder:
         try:

@@ -11,7 +11,7 @@ from jinja2.exceptions import TemplateSyntaxError
 
 from cluster.config.sections import DataConfig
 from cluster.data.conversation import Message, Messages, Unusable
-from contracts.errors import UserError, first_line
+from contracts.errors import UserError, first_line, named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,8 +66,8 @@ class ChatTemplate:
             where = f"data.chat_template of tokenizer {self.tokenizer.name_or_path}, line {error.lineno}"
             raise UserError(f"{where}: no Jinja template: {first_line(error)}") from error
         except Exception as error:  # a template is a program of somebody else's: TypeError, KeyError, …
-            kind = "" if type(error).__module__.startswith("jinja2") else f"{type(error).__name__}: "
-            raise Unusable(f"rejected by the chat template ({kind}{first_line(error)})") from error
+            words = first_line(error) if type(error).__module__.startswith("jinja2") else named(error)
+            raise Unusable(f"rejected by the chat template ({words})") from error
         assert isinstance(text, str)
         return text
 

@@ -46,6 +46,11 @@ def read_config(path: str, *, trust_remote_code: bool = False, key: str = "model
     return config
 
 
+def is_quantised(config: PreTrainedConfig) -> bool:
+    """Whether the configuration says that its weights are."""
+    return any(getattr(config, name, None) is not None for name in QUANTISED_WEIGHTS)
+
+
 def reject_quantised(path: str, config: PreTrainedConfig, *, from_scratch: bool = False) -> None:
     """
     Args:

@@ -37,7 +37,7 @@ class Shell:
     """Weights of the checkpoint that the model has no place for, by name."""
 
 
-def open_shell(model: ModelConfig, config: PreTrainedConfig, vocabulary: int = 0) -> Shell:
+def open_shell(model: ModelConfig, config: PreTrainedConfig, vocabulary: int = 0, *, key: str = "model.path") -> Shell:
     """The shell of what ``load_model`` loads.
 
     The weights of a local folder are compared by name and shape, as transformers would load them; nothing is asked of
@@ -46,6 +46,7 @@ def open_shell(model: ModelConfig, config: PreTrainedConfig, vocabulary: int = 0
     Args:
         config: of ``model.path``.
         vocabulary: rows that the embeddings must have; more are left as they are.
+        key: the option that names the model, for messages.
 
     Raises:
         UserError: it is no causal language model that transformers knows; weights are missing or of another shape; an
@@ -71,15 +72,15 @@ def open_shell(model: ModelConfig, config: PreTrainedConfig, vocabulary: int = 0
                 )
         except Exception as error:  # a config may break the code of a model anywhere
             why = _why(error, config)
-            raise UserError(f"model.path {model.path}: not loadable as a causal language model: {why}") from error
+            raise UserError(f"{key} {model.path}: not loadable as a causal language model: {why}") from error
         if report:
-            _reject_incomplete(model.path, config, report)
+            _reject_incomplete(f"{key} {model.path}", config, report)
         enlarge_embeddings(causal, vocabulary)
         rows = causal.get_input_embeddings().num_embeddings
         module = add_adapters(causal, model) if model.lora else causal
     if report:
-        _reject_untied(folder, config, getattr(causal, "_tied_weights_keys", None))
-        _reject_quantised(folder, causal)
+        _reject_untied(f"{key} {folder}", folder, config, getattr(causal, "_tied_weights_keys", None))
+        _reject_quantised(f"{key} {folder}", folder, causal)
     return Shell(module, rows, tuple(sorted(report.get("unexpected_keys", ()))))
 
 
@@ -103,34 +104,32 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + str(name), value
 
 
-def _reject_quantised(folder: Path, model: PreTrainedModel) -> None:
+def _reject_quantised(named: str, folder: Path, model: PreTrainedModel) -> None:
     """transformers would read integers as if they were the weights' values."""
     floats = {name for name, tensor in model.named_parameters() if tensor.is_floating_point()}
     if found := quantised_weight(folder, floats):
         name, dtype = found
         raise UserError(
-            f"model.path {folder}: {name} is stored as {dtype}: a quantised checkpoint whose config.json does not say "
+            f"{named}: {name} is stored as {dtype}: a quantised checkpoint whose config.json does not say "
             "so; start from the model that it was made of"
         )
 
 
-def _reject_incomplete(path: str, config: PreTrainedConfig, report: dict[str, Any]) -> None:
+def _reject_incomplete(named: str, config: PreTrainedConfig, report: dict[str, Any]) -> None:
     if mismatched := sorted(report["mismatched_keys"]):
         name, found, wanted = mismatched[0]
         raise UserError(
-            f"model.path {path}: {len(mismatched)} weights have other shapes than config.json says, the first is "
+            f"{named}: {len(mismatched)} weights have other shapes than config.json says, the first is "
             f"{name}: {list(found)} in the checkpoint, {list(wanted)} by config.json"
         )
     if missing := sorted(report["missing_keys"]):
         tied = config.get_text_config().tie_word_embeddings
         headless = len(missing) == 1 and missing[0].startswith("lm_head") and not tied
         remedy = "; if the head is the embedding, set tie_word_embeddings true in config.json" if headless else ""
-        raise UserError(
-            f"model.path {path}: the checkpoint lacks {len(missing)} weights, the first is {missing[0]}{remedy}"
-        )
+        raise UserError(f"{named}: the checkpoint lacks {len(missing)} weights, the first is {missing[0]}{remedy}")
 
 
-def _reject_untied(folder: Path, config: PreTrainedConfig, ties: dict[str, str] | list[str] | None) -> None:
+def _reject_untied(named: str, folder: Path, config: PreTrainedConfig, ties: dict[str, str] | list[str] | None) -> None:
     """transformers leaves a head untied that differs from its embedding; engines tie it, and compute another model.
 
     Args:
@@ -142,6 +141,6 @@ def _reject_untied(folder: Path, config: PreTrainedConfig, ties: dict[str, str] 
         own, shared = (first_rows(folder, name, COMPARED_ROWS) for name in (head, embedding))
         if own is not None and shared is not None and not torch.equal(own, shared):
             raise UserError(
-                f"model.path {folder}: config.json ties {head} to {embedding}, and the checkpoint has another {head}; "
+                f"{named}: config.json ties {head} to {embedding}, and the checkpoint has another {head}; "
                 "set tie_word_embeddings false in config.json"
             )

@@ -41,8 +41,8 @@ def config(
         return
     loaded = load_config(config, overrides or [])
     print(as_yaml(loaded), end="")
-    from cluster.config.absent import reject_absent_paths
     from cluster.config.paths import resolve_paths
+    from cluster.run.absent import reject_absent_paths
     from cluster.storage.run_folder import RunFolder
 
     resolved = resolve_paths(loaded)

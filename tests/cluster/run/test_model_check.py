@@ -4,6 +4,7 @@ starts."""
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -396,6 +397,21 @@ def test_odd_settings_of_generation_are_noted(
     said = notes(run_of(f"model.path={folder}"))
     assert said.startswith(f"generation_config.json: {noted}")
     assert "\n" not in said
+
+
+def test_libraries_say_nothing_beside_the_notes(run_of: RunOf, model: Path, tmp_path: Path) -> None:
+    """transformers has a line for each time that a file is read, which was twice."""
+    printed: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: printed.append(record.getMessage())  # type: ignore[method-assign]
+    folder = with_file(model, tmp_path / "m", "generation_config.json", {"top_k": -4, "temperature": -1})
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        said = notes(run_of(f"model.path={folder}"))
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert printed == []
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from buffer.leases import LedgerState
 from buffer.messages import CoordinatorState, HeldRow, InsertRow, Outcome
 from buffer.rate_limiter import LimiterState
 from buffer.slot_layout import SlotLayout
-from contracts.errors import UserError, first_line
+from contracts.errors import UserError, named
 from contracts.version import VERSION, validate_format
 
 FORMAT = 1
@@ -86,7 +86,7 @@ def read_state(folder: Path) -> CoordinatorState:
     try:
         return _read_state(folder)
     except (KeyError, TypeError, ValueError, EOFError, OSError, BadZipFile) as error:
-        reason = f"the buffer's snapshot is damaged ({type(error).__name__}: {first_line(error)})"
+        reason = f"the buffer's snapshot is damaged ({named(error)})"
         raise UserError(f"{folder}: {reason}; resume from another checkpoint") from error
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vllm.model_executor.model_loader.reload import layerwise
 from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
 
-from contracts.errors import UserError, first_line
+from contracts.errors import UserError, named
 
 REFUSALS = (KeyError, ValueError, AttributeError, AssertionError, IndexError)
 """What a model's ``load_weights`` raises over a name or a shape that does not fit it."""
@@ -100,7 +100,7 @@ class LoadWatch:
         try:
             self._model.load_weights(self._noted(weights))
         except REFUSALS as error:
-            self.acceptance.refusal = f"{type(error).__name__}: {first_line(error)}"
+            self.acceptance.refusal = named(error)
             raise
         finally:
             layerwise.get_numel_loaded = load_numel

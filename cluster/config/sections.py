@@ -104,6 +104,7 @@ class DataConfig(Section):
         None,
         description="Rows that are evaluated and not trained on: a fraction of the data (rows with the same prompt "
         "stay together), or the path of a dataset. Loss, and on pairs the margin too, are in the metrics as eval/*.",
+        json_schema_extra={"expected": "a fraction above 0 and up to 0.5, the path of a dataset, or null for none"},
     )
     held_out_rows: Count = Field(256, description="Most held-out rows that are evaluated: the first ones.")
     held_out_every: Count = Field(50, description="Optimizer steps between evaluations of the held-out rows.")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cluster.config.sections import DataConfig
 from cluster.data.locations import reject_absent
 from cluster.evaluation.messages import Evaluation, EvaluationJob, Rejection, as_json, read_answer
 from cluster.evaluation.questions import read_questions
@@ -17,7 +18,15 @@ SHOWN_CHARACTERS = 4000
 
 
 def evaluate(
-    model: str, prompts: Path, check: str, *, samples: int, temperature: float, max_tokens: int = 256, seed: int = 0
+    model: str,
+    prompts: Path,
+    check: str,
+    *,
+    samples: int,
+    temperature: float,
+    max_tokens: int = 256,
+    seed: int = 0,
+    data: DataConfig | None = None,
 ) -> Evaluation:
     """Answer every prompt once greedily and ``samples`` times sampled.
 
@@ -27,6 +36,7 @@ def evaluate(
         check: ``module:function`` from (last user message or prompt, response) to a number or bool.
         temperature: of the sampled responses.
         max_tokens: longest response.
+        data: how conversations are rendered; the default: as without settings.
 
     Raises:
         UserError: model, prompts or check can't be used.
@@ -35,7 +45,8 @@ def evaluate(
     reject_absent(model, "model")
     import_function(check, "--check")
     read_questions(prompts)
-    job = EvaluationJob(model, str(prompts), check, samples, temperature, max_tokens, seed)
+    rendering = data.model_dump(mode="json") if data else None
+    job = EvaluationJob(model, str(prompts), check, samples, temperature, max_tokens, seed, rendering)
     # vLLM changes the seed, memory policy and threads of its process: it gets one of its own.
     done = subprocess.run(
         [sys.executable, "-m", "cluster.evaluation.worker"],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.engine_options import CPU_KV_CACHE_BYTES
+from cluster.config.sections import DataConfig
 from cluster.data.ends import read_ends
 from cluster.data.locations import reject_absent
 from cluster.data.tokenizer import load_tokenizer
@@ -41,11 +42,14 @@ class EvaluationPlan:
     """Tokens of the longest sequence, prompt and response: what the engine is made for."""
 
 
-def plan_evaluation(model: str, prompts: Path, check: str, max_tokens: int) -> EvaluationPlan:
+def plan_evaluation(
+    model: str, prompts: Path, check: str, max_tokens: int, data: DataConfig | None = None
+) -> EvaluationPlan:
     """Read everything but the model's weights.
 
     Args:
         max_tokens: longest response that is wanted.
+        data: variables and date of the chat template, and special tokens that content holds; None: the defaults.
 
     Raises:
         UserError: model, tokenizer, prompts or check can't be used, or a prompt leaves no position for a response.
@@ -54,9 +58,10 @@ def plan_evaluation(model: str, prompts: Path, check: str, max_tokens: int) -> E
     questions = read_questions(prompts)
     reject_absent(model, "model")
     architecture = read_config(model, key="model")
-    tokenizer = load_tokenizer(ModelConfig(path=model))
+    template, bos = (data.chat_template, data.bos) if data else (None, DataConfig.model_fields["bos"].default)
+    tokenizer = load_tokenizer(ModelConfig(path=model), template, bos)
     ends = read_ends(ModelConfig(path=model), tokenizer)
-    tokenisation = Tokenisation(tokenizer, ends)
+    tokenisation = Tokenisation(tokenizer, ends, data)
     ids = [question_ids(question, tokenisation) for question in questions]
     text = architecture.get_text_config()
     for question, prompt in zip(questions, ids, strict=True):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.config.sections import DataConfig
 from cluster.data.tokenizer import text_decoder
 from cluster.evaluation.checks import mean_score, score
 from cluster.evaluation.messages import Evaluation, EvaluationJob, Rejection, Share, as_json, read_job
@@ -25,7 +26,8 @@ def answer_questions(job: EvaluationJob) -> Evaluation:
     Raises:
         UserError: model, prompts or check can't be used.
     """
-    plan = plan_evaluation(job.model, Path(job.prompts), job.check, job.max_tokens)
+    data = DataConfig.model_validate(job.data) if job.data else None
+    plan = plan_evaluation(job.model, Path(job.prompts), job.check, job.max_tokens, data)
     engine = start_engine(job.model, job.seed, plan)
     decode = text_decoder(plan.tokenizer, skip_special_tokens=True)
 

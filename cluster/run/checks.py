@@ -20,6 +20,7 @@ from cluster.run.inputs import Inputs, count_steps, read_inputs
 from cluster.run.model_check import check_config, check_inputs, check_shell
 from cluster.run.resume_guard import validate_same_data, validate_same_run
 from cluster.storage.run_folder import FoundCheckpoint, RunFolder
+from cluster.storage.writable import validate_writable
 from contracts.errors import UserError
 from learner.loss.objectives import resolve_objective
 from learner.model.adapters import adapted_layers, validate_applicable
@@ -87,6 +88,7 @@ def check_generation(config: RunConfig, out: Path) -> tuple[RunConfig, Inputs, t
         raise UserError(f"method {config.method}: only method sapo generates pairs")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: {out.absolute().parent} is no folder")
+    validate_writable(out.absolute().parent, f"--out {out}")
     config = resolve_paths(config)
     _, inputs, notes = _model_and_inputs(config)
     return config, inputs, tuple(notes)

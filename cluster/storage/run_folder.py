@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import yaml
 from cluster.config.run_config import RunConfig
 from cluster.storage.checkpoints import CheckpointManifest, verify
 from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
+from cluster.storage.writable import validate_writable
 from contracts.errors import UserError, first_line
 
 
@@ -59,10 +59,7 @@ class RunFolder:
         """Raises:
         UserError: the folder could not be made where it should be.
         """
-        place = next(p for p in (self.path, *self.path.parents) if p.exists())
-        why = "is no folder" if not place.is_dir() else "" if os.access(place, os.W_OK | os.X_OK) else "is not writable"
-        if why:
-            raise UserError(f"output_dir {self._config.output_dir}: {place} {why}")
+        validate_writable(self.path, f"output_dir {self._config.output_dir}")
 
     def prepare(self) -> None:
         """Make the folder and write config.yaml. A run that is overwritten is deleted now, after everything that can

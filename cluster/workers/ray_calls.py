@@ -17,7 +17,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.workers.resources import Bundle, totals
-from contracts.errors import UserError, first_line, last_line
+from contracts.errors import UserError, first_line, last_line, named
 
 NAMESPACE = "sapo"
 """Ray's namespace of everything that a run starts by name."""
@@ -82,7 +82,7 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
         if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
             return failure_of(cause)  # what the task itself waited for has died
         shown = cause if isinstance(cause, BaseException) else error
-        return WorkerFailure(f"{type(shown).__name__}: {last_line(shown)}", died=False)
+        return WorkerFailure(named(shown, last_line), died=False)
     if isinstance(error, ray.exceptions.GetTimeoutError):
         return WorkerFailure("the replay buffer gives no answer", died=True)
     if getattr(error, "actor_init_failed", False):

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from contracts.errors import UserError, first_line
+from contracts.errors import UserError, first_line, named
 from contracts.version import VERSION, validate_format
 from learner.zero.pieces import Piece
 from learner.zero.resharding import Resharding, SavedShard
@@ -114,7 +114,7 @@ def _naming_damage(folder: Path, rank: int) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = named(error)
         raise UserError(f"{folder}/rank-{rank}.json: damaged ({reason}); resume from another checkpoint") from error
 
 

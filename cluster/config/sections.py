@@ -182,6 +182,12 @@ class CheckpointConfig(Section):
         30.0, description="Minutes between checkpoints, after which one is due too; 0: none by time."
     )
     keep: Count = Field(2, description="How many of the newest checkpoints are kept.")
+    background: bool = Field(
+        True,
+        description="Copy what a checkpoint holds to the host and write it while training goes on. false: training "
+        "waits until it is written, and no copy is made; for hosts without room for the states of their ranks and, on "
+        "the node of rank 0, for policy and EMA.",
+    )
     on_error: Literal["end", "continue"] = Field(
         "end",
         description="A checkpoint can't be written (disk full, read-only): end the run, or go on training without it. "

@@ -19,6 +19,7 @@ from support.rank_group import (
     close,
     in_group,
     make_pairs,
+    save,
     sections,
     share,
     start,
@@ -46,7 +47,7 @@ def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -
     }
     learner.stage(STEPS + 1)
     facts["published"] = learner.sink.seen["weights"] if rank == 0 else None
-    learner.export(out)
+    save(learner, out)
     torch.save(facts, Path(out) / f"facts-{rank}.pt")
     learner.shutdown()
 
@@ -155,7 +156,7 @@ def observe_scores(rank: int, world: int, port: int, parts: dict[str, Any], out:
     learner = start(rank, world, port, parts)
     steps(learner, 0, 2)
     scores = learner.score_ema(SEQUENCES)
-    learner.export(out)
+    save(learner, out)
     if rank == 0:
         torch.save(scores, Path(out) / "scores.pt")
     learner.shutdown()

@@ -217,6 +217,12 @@ class RecoveryConfig(Section):
         description="Longest that an engine or a rank may show no progress or give no answer before it is given up, in"
         " seconds. Ten times the longest seen so far if that is more, six times this the first time.",
     )
+    fewer_after_s: NonNegativeFloat | None = Field(
+        None,
+        description="After lost nodes have not come back within so many seconds, a new attempt begins with fewer "
+        "actors or ranks, as many as fit; the next one tries the full number again. null: it waits for them as long as "
+        "`cluster.start_timeout_s`. Other ranks give other rounding; other actors do not, in lockstep.",
+    )
     auto_resume: bool = Field(
         False,
         description="A run that is started again under its name goes on from its newest checkpoint, as with --resume; "

@@ -192,7 +192,7 @@ def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any], ou
             learner.step([wrong], 2)
     # What a rank can't write is told by that rank, and the others are not held up: they stay in step.
     if rank == 0:
-        (Path(out) / "full").mkdir()
+        (Path(out) / "full").mkdir(exist_ok=True)
         (Path(out) / "full" / "ema").write_text("in the way")
     else:
         (Path(out) / "full" / "learner" / "rank-1.json").mkdir(parents=True)

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from cluster.config.run_config import RunConfig
 from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.patience import Patience
-from cluster.workers.ray_calls import Call, Calls, Placement, RayCalls, Worker, wait_for, wait_for_all
+from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure, wait_for_all
 from cluster.workers.resources import Hardware, rank_bundle, rank_share
 from contracts.pair import PreferencePair, ReferenceScore
 from learner.messages import RankSpec, StepReport
 from learner.model.packing import split_by_cost
 from learner.rank import LearnerRank
 
-STACKS_S = 5.0
-"""Longest wait for a rank's stacks."""
+STACKS_S = 10.0
+"""Longest wait for the ranks' stacks."""
 WEIGHTS_LANE = "weights"
 """Training calls run one after the other in a rank's default lane; a publication is sent from this one, while the next
 step already runs."""
@@ -155,6 +155,7 @@ class LearnerGroup:
             beside: how answers are waited for in another thread; default: Ray's own way.
         """
         self._ranks, self._calls, self._log, self._beside = ranks.workers, calls, log, beside or RayCalls()
+        self._stall_s = stall_s
         self._patience: defaultdict[str, Patience] = defaultdict(lambda: Patience(stall_s))
 
     def setup(self) -> str:
@@ -166,9 +167,9 @@ class LearnerGroup:
         Raises:
             UserError: the model can't be loaded, or does not fit the config.
         """
-        address, port = wait_for(self._ranks[0].call("address"), self._calls)
+        address, port = self._answers("address", [self._ranks[0].call("address")])[0]
         self._all("rendezvous", address, port)
-        self._all("load_weights")
+        self._load_weights()
         note: str = self._all("setup")[0]
         return note
 
@@ -236,25 +237,42 @@ class LearnerGroup:
         """Go on from the checkpoint in ``folder``."""
         self._all("load", str(folder))
 
-    def log_stacks(self, why: str) -> None:
-        """What the ranks are doing, to the log."""
+    def log_stacks(self, why: str) -> list[str]:
+        """What the ranks are doing, to the log; returns the names of those that give no sign of life."""
         asked = {rank.name: rank.call("stacks", lane=WEIGHTS_LANE) for rank in self._ranks}
+        deadline = time.monotonic() + STACKS_S
+        silent = []
         for name, call in asked.items():
-            answered = self._calls.first_done([call], STACKS_S)
-            stacks = self._calls.answer(call) if answered else "does not answer"
-            self._log.debug("%s %s:\n%s", name, why, stacks)
+            answered = self._calls.first_done([call], 0)
+            while not answered and (left_s := deadline - time.monotonic()) > 0:
+                answered = self._calls.first_done([call], left_s)  # may come back early, for what else happened
+            if not answered:
+                silent.append(name)
+            self._log.debug("%s %s:\n%s", name, why, self._calls.answer(call) if answered else "does not answer")
+        return silent
+
+    def _load_weights(self) -> None:
+        """The model may have to be downloaded, for as long as that takes: only a rank without a sign of life is given
+        up."""
+        calls = [rank.call("load_weights") for rank in self._ranks]
+        looked = time.monotonic()
+        while calls[0] not in self._calls.first_done(calls[:1], TICK_S):
+            if time.monotonic() - looked < self._stall_s:
+                continue
+            self._log.info("the model is still being loaded; run.log has what the ranks are doing")
+            if silent := self.log_stacks("is loading the model"):
+                raise WorkerFailure(f"{', '.join(silent)}: no sign of life while the model is loaded", died=True)
+            looked = time.monotonic()
+        self._answers("load_weights", calls)  # the others make a skeleton
 
     def _all(self, method: str, *arguments: object) -> list[Any]:
         return self._answers(method, [rank.call(method, *arguments) for rank in self._ranks])
 
     def _answers(self, method: str, calls: list[Call]) -> list[Any]:
-        # A model may have to be downloaded first, and ``rendezvous`` has a time limit of its own.
-        patience = self._patience[method] if method not in ("load_weights", "rendezvous") else None
-        started = time.monotonic()
-        limit_s = patience.limit_s if patience else float("inf")
+        patience = self._patience[method]
+        started, limit_s = time.monotonic(), patience.limit_s
         answers = wait_for_all(calls, self._calls, limit_s, lambda missing: self._overdue(method, limit_s, missing))
-        if patience:
-            patience.observe(time.monotonic() - started)
+        patience.observe(time.monotonic() - started)
         return answers
 
     def _overdue(self, method: str, limit_s: float, missing: list[int]) -> str:

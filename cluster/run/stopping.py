@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from contracts.errors import UserError
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -30,6 +32,27 @@ class Stopped(Exception):
         self.signum, self.step = signum, step
 
 
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Within, SIGTERM ends the run as Ctrl-C does, at once and in order: there is nothing to save between attempts.
+
+    Raises:
+        Interrupted: it came.
+    """
+
+    def end(signum: int, _: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class StopRequest:
     """Whether the run was asked to end. Handlers are the process's: one at a time, in its main thread."""
 
@@ -44,7 +67,7 @@ class StopRequest:
         """Within, a first signal only sets ``signum``.
 
         Raises:
-            Interrupted: a second one came, or the grace time is over.
+            Interrupted: a second one came, or the grace time is over, or a part of the run failed after the first.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -52,6 +75,11 @@ class StopRequest:
         before = {number: signal.signal(number, self._on_signal) for number in (*SIGNALS, signal.SIGALRM)}
         try:
             yield
+        except Exception as failure:
+            # Whoever asked for the end has no time for another attempt.
+            if self.signum and not isinstance(failure, (Stopped, UserError)):
+                raise Interrupted(self.signum) from failure
+            raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():

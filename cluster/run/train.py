@@ -16,6 +16,7 @@ from cluster.run.attempt import Setting, run_attempt
 from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
 from cluster.run.shrinking import fitted
+from cluster.run.stopping import ended_by_sigterm
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock
@@ -64,6 +65,7 @@ def train(
         stack.enter_context(run_lock(folder.path))
         folder.validate_unchanged()
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
+        stack.enter_context(ended_by_sigterm())  # now: Ray has set a handler of its own
         claim_name(config.name)
         require_room(config, hardware, log.logger)
         validate_nodes(config, hardware)

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from cluster.run.stopping import Interrupted, StopRequest
+from cluster.run.stopping import Interrupted, StopRequest, ended_by_sigterm
+from contracts.errors import UserError
 
 LOG = logging.getLogger("test")
 
@@ -46,3 +47,29 @@ def test_a_run_that_ends_in_time_leaves_no_alarm() -> None:
     with stop.heeded():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_part_that_dies_while_the_run_is_to_save_ends_it_without_another_attempt() -> None:
+    stop = StopRequest(LOG, grace_s=60.0)
+    with pytest.raises(Interrupted) as ended, stop.heeded():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        raise RuntimeError("rank-1 was killed")
+    assert ended.value.signum == signal.SIGTERM
+    with pytest.raises(UserError), stop.heeded():
+        raise UserError("disk full")
+    with pytest.raises(RuntimeError), StopRequest(LOG, grace_s=60.0).heeded():
+        raise RuntimeError("rank-1 was killed")
+
+
+def test_between_attempts_sigterm_ends_the_run_at_once_and_in_order() -> None:
+    closed = []
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as ended, ended_by_sigterm():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            closed.append(True)
+    assert (ended.value.signum, closed) == (signal.SIGTERM, [True])
+    assert signal.getsignal(signal.SIGTERM) == before

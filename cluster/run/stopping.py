@@ -1,4 +1,9 @@
-"""SIGTERM and Ctrl-C: the first asks a run to save after its current step and to end, the second ends it at once."""
+"""SIGTERM and Ctrl-C: the first asks a run to save after its current step and to end, the second ends it at once.
+
+Handlers raise ``KeyboardInterrupt``, whatever the signal. A driver is in Ray's calls nearly all the time, and these
+hand on that exception alone: any other that a handler raises there is lost, or comes out as an error of Python's
+(``check_signals`` in Ray's ``_raylet.pyx``).
+"""
 
 from __future__ import annotations
 
@@ -41,14 +46,20 @@ def ended_by_sigterm() -> Iterator[None]:
     """
 
     def end(signum: int, _: FrameType | None) -> None:
-        raise Interrupted(signum)
+        came.append(signum)
+        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    came: list[int] = []
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except KeyboardInterrupt:
+        if came:
+            raise Interrupted(came[0]) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -75,7 +86,7 @@ class StopRequest:
         before = {number: signal.signal(number, self._on_signal) for number in (*SIGNALS, signal.SIGALRM)}
         try:
             yield
-        except Exception as failure:
+        except (Exception, KeyboardInterrupt) as failure:
             # Whoever asked for the end has no time for another attempt.
             if self.signum and not isinstance(failure, (Stopped, UserError)):
                 raise Interrupted(self.signum) from failure
@@ -87,7 +98,7 @@ class StopRequest:
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         if self.signum:
-            raise Interrupted(self.signum)
+            raise KeyboardInterrupt
         if signum == signal.SIGALRM:
             return
         self.signum = signum

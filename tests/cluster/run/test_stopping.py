@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 
 import pytest
+import ray
 
 from cluster.run.stopping import Interrupted, StopRequest, ended_by_sigterm
 from contracts.errors import UserError
@@ -73,3 +75,23 @@ def test_between_attempts_sigterm_ends_the_run_at_once_and_in_order() -> None:
             closed.append(True)
     assert (ended.value.signum, closed) == (signal.SIGTERM, [True])
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.slow
+@pytest.mark.contract
+def test_a_signal_ends_a_wait_for_ray(ray_local: None) -> None:
+    @ray.remote(num_cpus=0)
+    def sleeps() -> None:
+        time.sleep(60)
+
+    call = sleeps.remote()
+    for _ in range(2):
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    began = time.monotonic()
+    with pytest.raises(Interrupted), StopRequest(LOG, grace_s=2.0).heeded():
+        ray.wait([call], timeout=50)
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(Interrupted), ended_by_sigterm():
+        ray.get(call, timeout=50)
+    assert time.monotonic() - began < 30
+    ray.cancel(call, force=True)

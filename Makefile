@@ -62,9 +62,10 @@ bench-gpu:  ## one table of what one GPU does, against TRL (9 minutes), with vLL
 	$(MAKE) EXTRA=gpu setup
 	$(BIN)/python -m benchmarks.gpu
 
-lint: $(READY)  ## ruff and mypy over everything
+lint: $(READY)  ## ruff, secrets and mypy over everything; nothing of it needs a network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook
 	$(BIN)/mypy
 
 bench: bench-learner bench-pipeline  ## all benchmarks: tables, and JSON in benchmarks/results

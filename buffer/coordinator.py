@@ -213,7 +213,8 @@ class Coordinator:
         )
 
     async def snapshot(self, folder: Path) -> CoordinatorState:
-        """Have every shard write its file to ``folder``; returns the coordinator's own state at the same moment."""
+        """Have every shard begin to write its file to ``folder``; returns the coordinator's own state at the same
+        moment."""
         state = CoordinatorState(
             index=self._index.state(),
             ledger=self._ledger.state(),

@@ -188,6 +188,12 @@ class CheckpointConfig(Section):
         30.0, description="Minutes between checkpoints, after which one is due too; 0: none by time."
     )
     keep: Count = Field(2, description="How many of the newest checkpoints are kept.")
+    background: bool = Field(
+        True,
+        description="Copy what a checkpoint holds to the host and write it while training goes on. false: training "
+        "waits until it is written, and no copy is made; for hosts without room for the states of their ranks and, on "
+        "the node of rank 0, for policy and EMA.",
+    )
     on_error: Literal["end", "continue"] = Field(
         "end",
         description="A checkpoint can't be written (disk full, read-only): end the run, or go on training without it. "
@@ -216,6 +222,12 @@ class RecoveryConfig(Section):
         300.0,
         description="Longest that an engine or a rank may show no progress or give no answer before it is given up, in"
         " seconds. Ten times the longest seen so far if that is more, six times this the first time.",
+    )
+    fewer_after_s: NonNegativeFloat | None = Field(
+        None,
+        description="After lost nodes have not come back within so many seconds, a new attempt begins with fewer "
+        "actors or ranks, as many as fit; the next one tries the full number again. null: it waits for them as long as "
+        "`cluster.start_timeout_s`. Other ranks give other rounding; other actors do not, in lockstep.",
     )
     auto_resume: bool = Field(
         False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,9 @@ EXPORTED = (
     "weights/version",
 )
 """Figures that go to Ray's metrics port as ``sapo_<name>``, ``/`` written as ``_``."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of a disk that may have room again."""
 
 Figures = Mapping[str, float | None]
 """Metrics by name; None where a value was not finite."""
@@ -98,19 +102,31 @@ class RayMetricsTracker:
 
 
 class Trackers:
-    """Hands every step's metrics to all trackers. One that fails is dropped with one line; it never ends a run."""
+    """Hands every step's metrics to all trackers. One that fails is dropped with one line; it never ends a run. One
+    whose disk is full stays, as the disk may have room again."""
 
     def __init__(self, trackers: Sequence[Tracker], log: logging.Logger) -> None:
         self._trackers, self._log = list(trackers), log
+        self._waiting: set[Tracker] = set()
+        """Those that can't write now."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         figures = finite(metrics)
         for tracker in list(self._trackers):
             try:
                 tracker.log(step, figures)
+                self._waiting.discard(tracker)
             except Exception as error:  # a tracker is somebody else's service, disk or library
-                self._trackers.remove(tracker)
-                self._log.error("%s failed and is dropped: %s", type(tracker).__name__, first_line(error))
+                self._failed(tracker, step, error)
+
+    def _failed(self, tracker: Tracker, step: int, error: Exception) -> None:
+        name = type(tracker).__name__
+        if not (isinstance(error, OSError) and error.errno in FULL):
+            self._trackers.remove(tracker)
+            self._log.error("%s failed and is dropped: %s", name, first_line(error))
+        elif tracker not in self._waiting:
+            self._waiting.add(tracker)
+            self._log.error("%s can't write at step %d, and tries again: %s", name, step, first_line(error))
 
     def close(self) -> None:
         for tracker in self._trackers:

@@ -29,9 +29,10 @@ from cluster.run.callbacks import (
     Recording,
     SamplesReport,
 )
-from cluster.run.checkpointer import Checkpointer
+from cluster.run.checkpointer import Checkpointed, Checkpointer
 from cluster.run.held_out import HeldOut
 from cluster.run.inputs import Inputs
+from cluster.run.interventions import Interventions
 from cluster.run.loop import Progress, run_steps
 from cluster.run.skips import SkippedBatches, Skips
 from cluster.run.stopping import StopRequest
@@ -97,35 +98,34 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         if note := group.setup():
             setting.log.logger.info(note)
         if checkpoint:
-            group.load(checkpoint / "learner")
+            group.load(checkpoint)
             source.restore(checkpoint)
         source.begin(progress.step, setting.total_steps)
         config, inputs = setting.config, setting.inputs
         log = setting.log.logger
+        closing = BottleneckReport(
+            source,
+            log,
+            lockstep=config.weights.max_staleness == 0,
+            every=config.logging.verdict_every,
+        )
+        callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], log)
         checkpointer = Checkpointer(
             config.checkpoint,
             setting.folder,
             group,
             source,
-            inputs.tokenizer,
-            inputs.fingerprint,
-            setting.total_steps,
+            Checkpointed(inputs.tokenizer, inputs.fingerprint, setting.total_steps),
+            callbacks.on_checkpoint,
+            config.recovery.stall_s,
             log,
         )
-        closing = BottleneckReport(
-            source,
-            setting.log.logger,
-            lockstep=config.weights.max_staleness == 0,
-            every=config.logging.verdict_every,
-        )
-        callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
-        stop = StopRequest(setting.log.logger, config.checkpoint.grace_s)
-        skips = Skips(config.learner.skipped_steps)
+        parts.callback(checkpointer.close)
+        stop = StopRequest(log, config.checkpoint.grace_s)
+        interventions = Interventions(stop, inbox, Skips(config.learner.skipped_steps))
         held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
         with stop.heeded():
-            run_steps(
-                group, source, checkpointer, callbacks, held_out, progress, setting.total_steps, stop, inbox, skips
-            )
+            run_steps(group, source, checkpointer, callbacks, held_out, progress, setting.total_steps, interventions)
         return closing.closing
 
 

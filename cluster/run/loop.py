@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
 from cluster.run.held_out import HeldOut
-from cluster.run.skips import Skips
-from cluster.run.stopping import Stopped, StopRequest
+from cluster.run.interventions import Interventions
+from cluster.run.stopping import Stopped
 from cluster.sources.base import BatchSource, Metrics
-from cluster.workers.inbox import Inbox
 from cluster.workers.learner_group import LearnerGroup
 
 
@@ -31,15 +30,14 @@ def run_steps(
     held_out: HeldOut,
     progress: Progress,
     total_steps: int,
-    stop: StopRequest,
-    inbox: Inbox,
-    skips: Skips,
+    interventions: Interventions,
 ) -> None:
     """Step from ``progress.step`` to ``total_steps``.
 
     Raises:
-        WorkerFailure: too many steps in a row were skipped.
-        Stopped: by ``stop`` or ``inbox``; the checkpoint of the last step is whole.
+        WorkerFailure: too many steps in a row were skipped, or a checkpoint does not get on.
+        UserError: a checkpoint could not be written, and that ends the run.
+        Stopped: the run was asked to end; the checkpoint of its last step is whole.
     """
     for step in range(progress.step + 1, total_steps + 1):
         started = time.monotonic()
@@ -55,16 +53,14 @@ def run_steps(
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
         metrics |= held_out.metrics(step)
         callbacks.on_step(StepResult(step, batch, metrics, done.margins))
-        skips.count(step, metrics)
-        inbox.poll()
-        ending = step == total_steps or bool(stop.signum) or inbox.stop_asked
-        if ending or checkpointer.due(step) or inbox.checkpoint_due():
-            saved = checkpointer.save(step, last=ending)
-            if saved:
-                callbacks.on_checkpoint(step, saved)
+        interventions.look(step, metrics)
+        checkpointer.poll()
+        ending = step == total_steps or interventions.ending
+        if ending or checkpointer.due(step) or interventions.checkpoint_due():
+            checkpointer.save(step, last=ending)
         if ending and step < total_steps:
             callbacks.on_end(step)
-            raise Stopped(step, stop.signum)
+            raise Stopped(step, interventions.signum)
     if not total_steps:  # nothing is trained, the starting model is wanted
         checkpointer.save(0, last=True)
     callbacks.on_end(total_steps)

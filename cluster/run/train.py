@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -15,6 +15,8 @@ from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, run_attempt
 from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
+from cluster.run.shrinking import fitted
+from cluster.run.stopping import ended_by_sigterm
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock
@@ -63,6 +65,7 @@ def train(
         stack.enter_context(run_lock(folder.path))
         folder.validate_unchanged()
         hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
+        stack.enter_context(ended_by_sigterm())  # now: Ray has set a handler of its own
         claim_name(config.name)
         require_room(config, hardware, log.logger)
         validate_nodes(config, hardware)
@@ -104,9 +107,10 @@ def train(
 
 def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> str:
     """Attempts until one reaches the last step; returns its closing bottleneck report."""
+    attempt = setting
     while True:
         try:
-            return run_attempt(setting, checkpoint, progress)
+            return run_attempt(attempt, checkpoint, progress)
         except (WorkerFailure, ray.exceptions.RayError) as error:
             # The buffer's client lives below the rim and hands on Ray's own errors.
             failure = error if isinstance(error, WorkerFailure) else failure_of(error)
@@ -114,6 +118,15 @@ def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> 
                 raise failure from error
             setting.log.logger.debug("attempt failed", exc_info=error)
             checkpoint = _after(setting, failure, progress)
+            attempt = _on_what_is_left(setting)
+
+
+def _on_what_is_left(setting: Setting) -> Setting:
+    """For the cluster as it is now: engines that are one too many end."""
+    config = fitted(setting.config, setting.log.logger, use_gpu=setting.hardware.use_gpu)
+    end_all(setting.survivors[config.generation.actors :])
+    del setting.survivors[config.generation.actors :]
+    return replace(setting, config=config)
 
 
 def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path | None:

@@ -124,8 +124,8 @@ class RolloutSource:
         idle = tuple(status.idle_s for status in self._pool.call_all("status"))
         return SourceTimings(actors_idle_s=idle, **self._waited)
 
-    def snapshot(self, folder: Path) -> None:
-        self._buffer.snapshot(folder / "buffer")
+    def snapshot(self, folder: Path) -> Callable[[], None]:
+        return self._buffer.snapshot(folder / "buffer")
 
     def restore(self, folder: Path) -> None:
         self._buffer.restore(folder / "buffer")

@@ -248,6 +248,8 @@ class ActorPool:
             self.replace(member, str(error), error)
             return
         except WorkerFailure as failure:
+            if failure.elsewhere:  # the buffer: the attempt ends with it, and the engine serves the next one
+                raise
             self.replace(member, failure.reason)
             return
         match member.state:

@@ -35,11 +35,14 @@ Call: TypeAlias = ray.ObjectRef
 
 
 class WorkerFailure(Exception):
-    """A worker's process is gone (``died``), or its call raised something that is not the user's to mend."""
+    """A worker's process is gone (``died``), or its call raised something that is not the user's to mend.
 
-    def __init__(self, reason: str, *, died: bool) -> None:
+    ``elsewhere``: the worker is well, and another that it waited for is gone.
+    """
+
+    def __init__(self, reason: str, *, died: bool, elsewhere: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.died = reason, died
+        self.reason, self.died, self.elsewhere = reason, died, elsewhere
 
 
 class Calls(Protocol):
@@ -80,7 +83,10 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
         if isinstance(cause, UserError):
             return cause
         if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
-            return failure_of(cause)  # what the task itself waited for has died
+            found = failure_of(cause)
+            return (
+                found if isinstance(found, UserError) else WorkerFailure(found.reason, died=found.died, elsewhere=True)
+            )
         shown = cause if isinstance(cause, BaseException) else error
         return WorkerFailure(named(shown, last_line), died=False)
     if isinstance(error, ray.exceptions.GetTimeoutError):

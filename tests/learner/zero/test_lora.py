@@ -20,6 +20,7 @@ from support.rank_group import (
     close,
     in_group,
     make_pairs,
+    save,
     sections,
     share,
     start,
@@ -50,7 +51,7 @@ def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -
     learner._spec = dataclasses.replace(learner._spec, adapters_alone=True)
     learner.stage(STEPS + 2)
     facts["alone"] = learner.sink.seen["weights"] if rank == 0 else None
-    learner.export(out)
+    save(learner, out)
     torch.save(facts, Path(out) / f"facts-{rank}.pt")
     learner.shutdown()
 
@@ -169,7 +170,7 @@ def observe_scores(rank: int, world: int, port: int, parts: dict[str, Any], out:
     learner = start(rank, world, port, parts)
     steps(learner, 0, 2)
     scores = learner.score_ema(SEQUENCES)
-    learner.export(out)
+    save(learner, out)
     if rank == 0:
         torch.save(scores, Path(out) / "scores.pt")
     learner.shutdown()

@@ -22,6 +22,7 @@ from support.rank_group import (
     close,
     in_group,
     make_pairs,
+    save,
     sections,
     share,
     start,
@@ -83,7 +84,7 @@ def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -
 
     learner.stage(4)
     facts["published"] = learner.sink.seen if learner.sink else None
-    learner.export(out)
+    save(learner, out)
     torch.save(facts, Path(out) / f"facts-{rank}.pt")
     learner.shutdown()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import get_args
 
@@ -62,7 +62,7 @@ def _message_of(key: str, errors: list[ErrorDetails], root: type[Section]) -> st
             return f"{key} {shown(error['input'])}: {remedy}"
     own = _expected(key, root)
     # A field that may be one thing or another has an error for each.
-    wanted = [own] if own else dict.fromkeys(_plain(e["msg"]) for e in errors)
+    wanted: Iterable[str] = [own] if own else dict.fromkeys(_plain(e["msg"]) for e in errors)
     return f"{key} {shown(error['input'])}: must be {' or '.join(wanted)}"
 
 

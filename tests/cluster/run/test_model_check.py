@@ -402,8 +402,12 @@ def test_odd_settings_of_generation_are_noted(
 def test_libraries_say_nothing_beside_the_notes(run_of: RunOf, model: Path, tmp_path: Path) -> None:
     """transformers has a line for each time that a file is read, which was twice."""
     printed: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: printed.append(record.getMessage())  # type: ignore[method-assign]
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            printed.append(record.getMessage())
+
+    handler = Kept()
     folder = with_file(model, tmp_path / "m", "generation_config.json", {"top_k": -4, "temperature": -1})
     logging.getLogger("transformers").addHandler(handler)
     try:

@@ -84,9 +84,10 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
             return cause
         if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
             found = failure_of(cause)
-            return (
-                found if isinstance(found, UserError) else WorkerFailure(found.reason, died=found.died, elsewhere=True)
-            )
+            # A connection that broke is another matter: the other one lives.
+            if isinstance(found, WorkerFailure) and isinstance(cause, ray.exceptions.ActorDiedError):
+                return WorkerFailure(found.reason, died=found.died, elsewhere=True)
+            return found
         shown = cause if isinstance(cause, BaseException) else error
         return WorkerFailure(f"{type(shown).__name__}: {last_line(shown)}", died=False)
     if isinstance(error, ray.exceptions.GetTimeoutError):

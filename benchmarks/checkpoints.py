@@ -1,11 +1,11 @@
-"""What checkpoints cost: overlapped runs on the demo's data, steps with a checkpoint against steps without, in turn.
+"""What checkpoints cost: supervised runs on the demo's data, steps with a checkpoint against steps without, in turn.
 
     python -m benchmarks.checkpoints [--steps 450] [--hidden 384] [--rounds 1]
 
 Each run has a checkpoint every 100 steps. The 50 steps after one are compared with the 50 before it: that is an
 interval of 50 steps against none. ``held``: how long training stood still for a checkpoint, as a share of 50 steps.
 ``cost``: held, and what the 50 steps after a checkpoint took beyond those before. Once with
-``checkpoint.background``, once without. Runs on CPU: two ranks, one actor.
+``checkpoint.background``, once without. Runs on CPU: two ranks, and no engines, whose work would blur the figures.
 """
 
 from __future__ import annotations
@@ -60,11 +60,10 @@ def _run(folder: Path, name: str, steps: int, background: bool) -> list[dict[str
         "output_dir": str(folder / "runs"),
         "model": {"path": str(folder / "model"), "dtype": "float32"},
         "data": {"path": str(folder / "train.jsonl"), "max_length": 32, "max_prompt_length": 16},
-        "objective": {"name": "dpo"},
-        "generation": {"segment_length": 4},
-        "buffer": {"capacity": 2000, "shards": 2},
+        "method": "sft",
+        "objective": {"name": "sft"},
+        "reference": {"mode": "none"},
         "learner": {"ranks": 2, "cpus_per_rank": 0.5, "batch_size": 32, "steps": steps, "tokens_per_batch": 2048},
-        "weights": {"max_staleness": 2, "parity_every": 0},
         "checkpoint": {"every": 2 * WINDOW, "keep": 2, "background": background},
         "logging": {"tensorboard": False},
     }

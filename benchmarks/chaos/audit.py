@@ -72,7 +72,8 @@ def findings(run_dir: Path, bound: int, steps: int, batch: int, peaceful: Path |
     last = run_dir / "checkpoints" / f"step-{steps}"
     if last.exists():
         state = read_state(last / "buffer")
-        accounted, outcomes = state.ledger.mark + len(state.ledger.done), sum(state.counts.values())
+        accounted = state.ledger.mark + len(state.ledger.done)
+        outcomes = sum(state.counts.values()) + len(state.held)  # those that wait for their turn are counted later
         if accounted != outcomes:
             wrong.append(f"{accounted} indices are accounted for, with {outcomes} outcomes")
     else:

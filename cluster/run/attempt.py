@@ -48,7 +48,7 @@ from cluster.workers.actor_factory import ActorFactory, backend_of
 from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import open_control
 from cluster.workers.failure_policy import FailurePolicy
-from cluster.workers.inbox import Inbox
+from cluster.workers.inbox import Asked, Inbox
 from cluster.workers.learner_group import LearnerGroup, Ranks, WeightSync
 from cluster.workers.member import Member
 from cluster.workers.ray_calls import NAMESPACE, RayCalls, WorkerFailure
@@ -70,6 +70,8 @@ class Setting:
     """What is published to the actors, where it is not whole weights."""
     survivors: list[Member] = field(default_factory=list)
     """Actors of an attempt that failed; the next one takes them over."""
+    asked: Asked = field(default_factory=Asked)
+    """What was asked through the run's mailbox and is not done yet."""
 
     @property
     def label(self) -> str:
@@ -91,7 +93,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         Interrupted: it was asked to end at once.
     """
     with ExitStack() as parts:
-        inbox = Inbox(partial(open_control, setting.config.name), RayCalls())
+        inbox = Inbox(partial(open_control, setting.config.name), RayCalls(), setting.asked)
         parts.callback(inbox.close)
         group, source = start_parts(setting, parts, inbox)
         source.prepare()

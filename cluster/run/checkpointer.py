@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import ray
 from transformers import PreTrainedTokenizerBase
 
 from cluster.config.sections import CheckpointConfig
@@ -184,6 +185,8 @@ class Checkpointer:
             UserError: the run ends with it.
             WorkerFailure: it was no matter of the disk.
         """
+        if isinstance(failure, ray.exceptions.GetTimeoutError):  # an OSError too, and no matter of the disk either
+            raise failure
         if isinstance(failure, WorkerFailure) and failure.died:
             raise failure
         text = f"checkpoint of step {step} could not be written: {first_line(failure)}"

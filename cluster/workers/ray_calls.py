@@ -83,10 +83,7 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
         if isinstance(cause, UserError):
             return cause
         if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
-            found = failure_of(cause)
-            return (
-                found if isinstance(found, UserError) else WorkerFailure(found.reason, died=found.died, elsewhere=True)
-            )
+            return _elsewhere(cause)
         shown = cause if isinstance(cause, BaseException) else error
         return WorkerFailure(named(shown, last_line), died=False)
     if isinstance(error, ray.exceptions.GetTimeoutError):
@@ -98,6 +95,14 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
     # Ray says in a line of its message which actor it was.
     names = [line.partition(":")[2].strip() for line in str(error).splitlines() if line.strip().startswith("name:")]
     return WorkerFailure(": ".join([*names[:1], first_line(error)]), died=True)
+
+
+def _elsewhere(cause: ray.exceptions.RayError) -> UserError | WorkerFailure:
+    """What became of whom a task waited for. A connection that broke says nothing of the other one: it lives."""
+    found = failure_of(cause)
+    if isinstance(found, WorkerFailure) and isinstance(cause, ray.exceptions.ActorDiedError):
+        return WorkerFailure(found.reason, died=found.died, elsewhere=True)
+    return found
 
 
 def wait_for(call: Call, calls: Calls, tick: Callable[[], None] = lambda: None) -> Any:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from cluster.config.run_config import RunConfig
 from cluster.config.sections import CheckpointConfig
@@ -201,10 +202,13 @@ def test_training_goes_on_without_a_checkpoint_if_it_may_but_not_without_the_las
     assert not parts.whole
 
 
-def test_a_rank_that_dies_meanwhile_is_not_a_full_disk(parts: SimpleNamespace) -> None:
+@pytest.mark.parametrize(
+    "error", [WorkerFailure("rank-0 was killed", died=True), ray.exceptions.GetTimeoutError("a shard is silent")]
+)
+def test_what_dies_or_stands_still_meanwhile_is_not_a_full_disk(parts: SimpleNamespace, error: Exception) -> None:
     checkpointer = made(parts, on_error="continue")
-    parts.group.error = WorkerFailure("rank-0 was killed", died=True)
+    parts.group.error = error
     checkpointer.save(1)
-    with pytest.raises(WorkerFailure):
+    with pytest.raises(type(error)):
         poll_until(lambda: False, checkpointer)
     assert not names(parts)

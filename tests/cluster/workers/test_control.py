@@ -10,7 +10,7 @@ import pytest
 from cluster.config.sections import ClusterConfig
 from cluster.workers import control
 from cluster.workers.control import Control, Request
-from cluster.workers.inbox import Inbox
+from cluster.workers.inbox import Asked, Inbox
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
 from support.fake_workers import FakeCalls, FakeWorker
@@ -88,3 +88,12 @@ def test_without_an_address_it_is_said_what_to_give(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match=r"cluster.address: say which cluster"):
         control.ask("r", Request("stop"), ClusterConfig())
+
+
+def test_a_request_outlives_the_attempt_in_which_it_came():
+    asked, mailbox = Asked(), FakeWorker("mailbox")
+    first = Inbox(lambda: mailbox, FakeCalls(), asked)
+    mailbox.last("next_request").answer(Request("stop"))
+    first.poll()
+    first.close()
+    assert Inbox(lambda: mailbox, FakeCalls(), asked).stop_asked

@@ -35,6 +35,9 @@ class SegmentEngine:
     ``finish_update`` labels the new weights and goes on; a request continues with them.
     """
 
+    _adapters: Any = None
+    """vLLM's name for the published adapters; None before the first, and where whole weights are published."""
+
     def __init__(self, spec: EngineSpec, config: GenerationConfig) -> None:
         """Start the engine with the weights of ``spec.model``.
 
@@ -48,8 +51,6 @@ class SegmentEngine:
 
         self._config, self._ends = config, list(spec.ends)
         self._keeps_base = spec.adapters is not None
-        self._adapters: Any = None
-        """vLLM's name for the published adapters; None before the first, and where whole weights are published."""
         self._begin_awake()
         arguments = engine_arguments(spec, config)
         try:

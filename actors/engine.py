@@ -35,6 +35,8 @@ class SegmentEngine:
     ``finish_update`` labels the new weights and goes on; a request continues with them.
     """
 
+    _keeps_base = False
+    """Whether adapters alone are published."""
     _adapters: Any = None
     """vLLM's name for the published adapters; None before the first, and where whole weights are published."""
 

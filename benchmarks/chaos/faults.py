@@ -117,7 +117,7 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def _later(seconds: float, action: Callable[[], None]) -> None:
+def _later(seconds: float, action: Callable[[], object]) -> None:
     def act() -> None:
         with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
             action()

@@ -27,7 +27,7 @@ TITLES = {
 """Classes of a run's parts; Ray has them in the titles of its processes."""
 PAUSE_S = (2.0, 10.0)
 """How long a process is held up: all of its messages come late."""
-FULL_S = 20.0
+FULL_S = 6.0
 """How long a disk is full."""
 
 
@@ -117,7 +117,7 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def _later(seconds: float, action: Callable[[], None]) -> None:
+def _later(seconds: float, action: Callable[[], object]) -> None:
     def act() -> None:
         with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
             action()

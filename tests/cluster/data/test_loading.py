@@ -33,7 +33,7 @@ def rows(count: int, word: str = "a") -> list[dict[str, str]]:
     return [{"prompt": f"q{i}", "completion": f" {word}{i}"} for i in range(count)]
 
 
-def rejection(model: str, **data: object) -> str:
+def rejection(model: str, **data: Any) -> str:
     with pytest.raises(UserError) as caught:
         tables_of(model, **data)
     assert "\n" not in str(caught.value)

@@ -21,6 +21,7 @@ from actors.token_table import Row
 from buffer.client import ReplayBuffer
 from buffer.messages import Finished, Outcome
 from contracts.pair import PreferencePair
+from contracts.spans import span
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,9 @@ class GenerationActor:
         leaving = asyncio.ensure_future(self._leave.wait())
         while not self._leave.is_set():
             free = self._config.max_concurrent_requests - self._busy.count - leased.qsize()
-            lease = asyncio.ensure_future(self._buffer.lease(self.name, leased.maxsize + max(0, free)))
-            await asyncio.wait((lease, leaving), return_when=asyncio.FIRST_COMPLETED)
+            with span("plan"):
+                lease = asyncio.ensure_future(self._buffer.lease(self.name, leased.maxsize + max(0, free)))
+                await asyncio.wait((lease, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not lease.done():
                 lease.cancel()  # what is granted all the same goes back to the pool when the actor is released
                 break
@@ -119,7 +121,7 @@ class GenerationActor:
         item = self._plan.item(index)
         row = self._table[item.row]
         await self._engine.awake()
-        with self._busy:
+        with self._busy, span("write", index=str(index)):
             completion = await self._complete(row, item)
             self._outbox.put(Finished(index, *self._spliced(row, item, completion)))
         if not self._busy.count:

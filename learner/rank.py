@@ -19,6 +19,7 @@ from torch import nn
 from contracts.errors import UserError, first_line
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
+from contracts.spans import span
 from learner.config import ObjectiveConfig
 from learner.loss.objectives import resolve_objective
 from learner.loss.reference import Reference
@@ -134,6 +135,10 @@ class LearnerRank:
             UserError: a token is outside the vocabulary, the self-check failed, the loss alone is not finite, or the
                 model has an operation without a deterministic kernel where one is asked for.
         """
+        with span("step", pairs=str(len(pairs))):
+            return self._step(pairs, global_pairs)
+
+    def _step(self, pairs: list[PreferencePair], global_pairs: int) -> StepReport:
         started = time.monotonic()
         self._engine.train()
         batches = self._passes.pack(pairs)
@@ -186,7 +191,7 @@ class LearnerRank:
 
     def stage(self, version: int) -> None:
         """Gather the EMA layer by layer and hand it to the sink. All ranks together."""
-        with self.shards.holding(self.ema.values):
+        with span("publish", version=str(version)), self.shards.holding(self.ema.values):
             layers = named_layers(self.module, self.zero_stage)
             if self.sink is not None:
                 self.sink.stage(version, metadata(self.module), layers)

@@ -194,6 +194,6 @@ def _gib(size: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    from cluster.reports.page.report import duration
+    from cluster.reports.duration import duration
 
     return duration(seconds)

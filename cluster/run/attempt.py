@@ -32,6 +32,7 @@ from cluster.run.checkpointer import Checkpointer
 from cluster.run.held_out import HeldOut
 from cluster.run.inputs import Inputs
 from cluster.run.loop import Progress, run_steps
+from cluster.run.machine import MachineWatch
 from cluster.run.skips import SkippedBatches, Skips
 from cluster.run.stopping import StopRequest
 from cluster.sources.base import BatchSource
@@ -87,16 +88,21 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         Interrupted: it was asked to end at once.
     """
     with ExitStack() as parts:
+        activity = setting.log.activity
         inbox = Inbox(partial(open_control, setting.config.name), RayCalls())
         parts.callback(inbox.close)
-        group, source = start_parts(setting, parts, inbox)
-        source.prepare()
-        if note := group.setup():
+        with activity.phase("placing ranks, buffer and actors"):
+            group, source = start_parts(setting, parts, inbox)
+        with activity.phase("making room on shared GPUs"):
+            source.prepare()
+        if note := group.setup(activity.phase):
             setting.log.logger.info(note)
         if checkpoint:
-            group.load(checkpoint / "learner")
-            source.restore(checkpoint)
-        source.begin(progress.step, setting.total_steps)
+            with activity.phase(f"loading {checkpoint.name}"):
+                group.load(checkpoint / "learner")
+                source.restore(checkpoint)
+        with activity.phase("engines load and take their first weights"):
+            source.begin(progress.step, setting.total_steps)
         config, inputs = setting.config, setting.inputs
         log = setting.log.logger
         checkpointer = Checkpointer(
@@ -114,6 +120,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             setting.log.logger,
             lockstep=config.weights.max_staleness == 0,
             every=config.logging.verdict_every,
+            machine=MachineWatch(config, setting.hardware),
         )
         callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
         stop = StopRequest(setting.log.logger, config.checkpoint.grace_s)
@@ -121,7 +128,17 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
         with stop.heeded():
             run_steps(
-                group, source, checkpointer, callbacks, held_out, progress, setting.total_steps, stop, inbox, skips
+                group,
+                source,
+                checkpointer,
+                callbacks,
+                held_out,
+                progress,
+                setting.total_steps,
+                stop,
+                inbox,
+                skips,
+                activity,
             )
         return closing.closing
 
@@ -186,7 +203,7 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
     # One token is left for vLLM, which samples one with every score.
     sequences = choose_sequences(table, config.data.max_length - 1)
     parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger)
-    return group, RolloutSource(config, len(table), buffer, pool, group, parity)
+    return group, RolloutSource(config, len(table), buffer, pool, group, parity, setting.log.activity)
 
 
 def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseException | None, __: object) -> None:

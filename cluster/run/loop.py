@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from cluster.reports.activity import Activity
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
 from cluster.run.held_out import HeldOut
@@ -34,6 +35,7 @@ def run_steps(
     stop: StopRequest,
     inbox: Inbox,
     skips: Skips,
+    activity: Activity,
 ) -> None:
     """Step from ``progress.step`` to ``total_steps``.
 
@@ -43,9 +45,11 @@ def run_steps(
     """
     for step in range(progress.step + 1, total_steps + 1):
         started = time.monotonic()
-        batch = source.next(step - 1)
+        with activity.doing("draw"):
+            batch = source.next(step - 1)
         stepping = time.monotonic()
-        done = group.step(batch.pairs)
+        with activity.doing("step"):
+            done = group.step(batch.pairs)
         train_s = time.monotonic() - stepping
         after = source.stepped(step, batch, done.scores)
         progress.step = step
@@ -53,13 +57,15 @@ def run_steps(
         metrics = _with_added_times(batch.metrics | done.metrics, after)
         idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
-        metrics |= held_out.metrics(step)
+        with activity.doing("evaluate"):
+            metrics |= held_out.metrics(step)
         callbacks.on_step(StepResult(step, batch, metrics, done.margins))
         skips.count(step, metrics)
         inbox.poll()
         ending = step == total_steps or bool(stop.signum) or inbox.stop_asked
         if ending or checkpointer.due(step) or inbox.checkpoint_due():
-            saved = checkpointer.save(step, last=ending)
+            with activity.doing("checkpoint"):
+                saved = checkpointer.save(step, last=ending)
             if saved:
                 callbacks.on_checkpoint(step, saved)
         if ending and step < total_steps:

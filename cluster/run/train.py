@@ -58,11 +58,13 @@ def train(
     with ExitStack() as stack:
         log = RunLog(config.name)
         stack.callback(log.close)
-        run = check_run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+        with log.activity.phase("reading model and data"):
+            run = check_run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
         config, inputs, folder, total_steps = run.config, run.inputs, run.folder, run.total_steps
         stack.enter_context(run_lock(folder.path))
         folder.validate_unchanged()
-        hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
+        with log.activity.phase("connecting to Ray"):
+            hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         claim_name(config.name)
         require_room(config, hardware, log.logger)
         validate_nodes(config, hardware)

@@ -11,7 +11,7 @@ import ray
 from ray._private.state import state
 
 from cluster.config.run_config import RunConfig
-from cluster.workers.room import Bundle, Demand, Node, fits, shortage
+from cluster.workers.room import Bundle, Demand, Node, fits, shortage, times
 from contracts.errors import UserError
 
 LARGE_BLOCKS = {
@@ -160,6 +160,12 @@ def _smaller(config: RunConfig, hardware: Hardware, ranks: Demand, actors: Deman
                 beside = count if config.cluster.colocate else beside  # noqa: PLW2901
                 return f"learner.ranks={count}" + (f" generation.actors={beside}" if beside else "")
     return ""
+
+
+def spare_actors(config: RunConfig, *, use_gpu: bool) -> int:
+    """Generation actors that the nodes have room for beside what runs there now."""
+    bundle = actor_bundle(config, use_gpu=use_gpu)
+    return sum(times(node, bundle) for node in state.available_resources_per_node().values())
 
 
 def needed_cpus(config: RunConfig) -> float:

@@ -28,7 +28,7 @@ def test_a_resumed_run_has_a_gap() -> None:
 
 
 def test_a_killed_driver_ends_with_its_last_event() -> None:
-    assert told((0, "started"), (7, "checkpoint"), (100, "started"), (110, "checkpoint")) == [
+    assert told((0, "started"), (7, "checkpoint"), (99, "phase"), (100, "started"), (110, "checkpoint")) == [
         ("attempt 1", 0, 7, "killed"),
         ("attempt 2", 100, 110, "going on, or killed"),
     ]

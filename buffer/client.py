@@ -153,6 +153,10 @@ class ReplayBuffer:
     def stats(self) -> BufferStats:
         return ray.get(self.coordinator.stats.remote(), timeout=ANSWER_S)
 
+    def stats_ref(self) -> ray.ObjectRef:
+        """``stats`` under way."""
+        return self.coordinator.stats.remote()
+
     def snapshot(self, folder: Path | str) -> None:
         """Write contents, draw counts, counters and the plan's mark to ``folder``, the pairs by each shard itself.
 

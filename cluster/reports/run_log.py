@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import deque
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,8 @@ from cluster.reports.activity import Activity
 from cluster.storage.json_lines import JsonLines
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+NEWEST = 8
+"""Lines that are kept for who looks."""
 KNOWN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 """What every record has; the rest an event brought along."""
 
@@ -28,6 +31,10 @@ class RunLog:
         self.logger.addHandler(_Terminal(self.console, name))
         self._early = _Early()
         self.logger.addHandler(self._early)
+        newest = _Newest()
+        self.logger.addHandler(newest)
+        self.newest = newest.records
+        """The last lines that an operator would read."""
         self.activity = Activity(self.logger, self.console)
 
     def keep(self, folder: Path) -> None:
@@ -51,6 +58,15 @@ class _Early(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class _Newest(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.records: deque[logging.LogRecord] = deque(maxlen=NEWEST)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)

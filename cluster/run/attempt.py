@@ -39,6 +39,7 @@ from cluster.sources.base import BatchSource
 from cluster.sources.dataset import DatasetSource, SupervisedSource
 from cluster.sources.replay import ReplaySource
 from cluster.sources.rollouts import RolloutSource
+from cluster.status.collector import About, Collector, Rollouts
 from cluster.storage.recording import PairRecorder
 from cluster.storage.run_folder import RunFolder
 from cluster.weights.parity import ParityCheck, choose_sequences
@@ -91,8 +92,11 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         activity = setting.log.activity
         inbox = Inbox(partial(open_control, setting.config.name), RayCalls())
         parts.callback(inbox.close)
+        collector = _collector(setting, inbox, progress.step)
+        parts.callback(collector.close)
+        collector.start()
         with activity.phase("placing ranks, buffer and actors"):
-            group, source = start_parts(setting, parts, inbox)
+            group, source = start_parts(setting, parts, inbox, collector)
         with activity.phase("making room on shared GPUs"):
             source.prepare()
         if note := group.setup(activity.phase):
@@ -122,7 +126,9 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             every=config.logging.verdict_every,
             machine=MachineWatch(config, setting.hardware),
         )
-        callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
+        callbacks = Callbacks(
+            [*_reports(setting, source, progress.step, parts), collector, closing], setting.log.logger
+        )
         stop = StopRequest(setting.log.logger, config.checkpoint.grace_s)
         skips = Skips(config.learner.skipped_steps)
         held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
@@ -143,11 +149,35 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         return closing.closing
 
 
-def start_parts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[LearnerGroup, BatchSource]:
+def _collector(setting: Setting, inbox: Inbox, first_step: int) -> Collector:
+    """What tells ``sapo status`` of the attempt."""
+    config = setting.config
+    about = About(
+        config.name,
+        str(setting.folder.path),
+        config.method,
+        setting.total_steps,
+        first_step,
+        setting.policy.restarted + 1,
+        lockstep=config.weights.max_staleness == 0,
+    )
+    return Collector(
+        about,
+        setting.log,
+        RayCalls(),
+        lambda board: inbox.mailbox.tell("post", board),
+        MachineWatch(config, setting.hardware),
+        text_decoder(setting.inputs.tokenizer),
+    )
+
+
+def start_parts(
+    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector
+) -> tuple[LearnerGroup, BatchSource]:
     """Start learner and source; they are shut down with ``parts``. The one place that asks for the method."""
     config, inputs = setting.config, setting.inputs
     if config.method == "sapo":
-        return _start_rollouts(setting, parts, inbox)
+        return _start_rollouts(setting, parts, inbox, collector)
     ends = inputs.ends.ids
     vocabulary = vocabulary_size(inputs.tokenizer) if config.model.add_tokens else 0
     ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label, ends=ends, vocabulary=vocabulary)
@@ -160,7 +190,9 @@ def start_parts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[Learn
     return group, kind(inputs.table, seed=config.seed, batch_size=batch_size)
 
 
-def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[LearnerGroup, BatchSource]:
+def _start_rollouts(
+    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector
+) -> tuple[LearnerGroup, BatchSource]:
     """Ranks, buffer and actors. Engines load while the learner does, and actors are looked after while it steps."""
     config, hardware, table = setting.config, setting.hardware, setting.inputs.table
     ends = setting.inputs.ends.ids
@@ -198,6 +230,7 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
     pool.adopt(setting.survivors)
     pool.add(config.generation.actors - len(setting.survivors))
     setting.survivors.clear()
+    collector.watch(Rollouts(pool.all_members, buffer.stats_ref))
     parts.push(partial(_keep_engines, setting, pool))
     group = LearnerGroup(ranks, pool, config.recovery.stall_s, setting.log.logger)
     # One token is left for vLLM, which samples one with every score.

@@ -17,7 +17,7 @@ from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
-from cluster.storage.run_lock import run_lock
+from cluster.storage.run_lock import run_lock, say_where
 from cluster.workers.control import claim_name
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
 from cluster.workers.member import end_all
@@ -66,6 +66,7 @@ def train(
         with log.activity.phase("connecting to Ray"):
             hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         claim_name(config.name)
+        say_where(folder.path, ray.get_runtime_context().gcs_address)
         require_room(config, hardware, log.logger)
         validate_nodes(config, hardware)
         # Nothing of an earlier run was touched so far: whatever could be rejected has been.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,23 @@ def test_a_run_that_ends_while_it_is_asked_is_one_line(monkeypatch):
     assert gone.calls[0][:2] == ("ask", (Request("actors", 1),))
 
 
-def test_without_an_address_it_is_said_what_to_give(monkeypatch):
+def test_without_an_address_it_is_said_what_to_give(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(UserError, match=r"cluster.address: say which cluster"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"run r: no run folder runs/r here; .*--address or RAY_ADDRESS"):
         control.ask("r", Request("stop"), ClusterConfig())
+    (tmp_path / "runs" / "r").mkdir(parents=True)
+    with pytest.raises(UserError, match="run r: it is not going on"):
+        control.ask("r", Request("stop"), ClusterConfig())
+
+
+def test_a_mailbox_keeps_the_newest_board():
+    async def body() -> list[object]:
+        mailbox = Control()
+        boards: list[Any] = ["first", "second"]
+        seen: list[object] = [await mailbox.board()]
+        for board in boards:
+            await mailbox.post(board)
+        return [*seen, await mailbox.board()]
+
+    assert asyncio.run(body()) == [None, "second"]

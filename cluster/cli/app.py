@@ -15,6 +15,7 @@ import typer
 from cluster.cli.ask import actors, checkpoint, stop
 from cluster.cli.compare import compare
 from cluster.cli.config import config
+from cluster.cli.dashboard import dashboard
 from cluster.cli.data import data
 from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
@@ -60,6 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "plan": plan,
     "doctor": doctor,
+    "dashboard": dashboard,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

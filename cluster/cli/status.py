@@ -54,7 +54,7 @@ def status(
         assert found.folder is not None
         show(board_of_folder(found.folder), live=False)
         return
-    with ray_session(ClusterConfig(address=found.address), needed_cpus=0):
+    with ray_session(ClusterConfig(address=found.address), 0, found.auth):
         name = found.name or only_run(found.address)
         try:
             mailbox = find_control(name)

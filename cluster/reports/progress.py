@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cluster.reports.duration import duration
 
 PLAIN_LINE_EVERY_S = 10.0
+PROGRESS = {"progress": True}
+"""Marks its lines for those who look for events."""
 
 
 class ProgressLine:
@@ -64,7 +66,7 @@ class ProgressLine:
             self._progress.update(self._task, completed=step, figures=figures)
         elif now - self._last_plain >= PLAIN_LINE_EVERY_S or step == self._total:
             self._last_plain = now
-            self._log.info("%d/%d  %s%s", step, self._total, figures, left)
+            self._log.info("%d/%d  %s%s", step, self._total, figures, left, extra=PROGRESS)
 
     def close(self) -> None:
         if self._live:

@@ -69,7 +69,8 @@ class _Newest(logging.Handler):
         self.records: deque[logging.LogRecord] = deque(maxlen=NEWEST)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
+        if not getattr(record, "progress", False):
+            self.records.append(record)
 
 
 class _ToDisk(logging.Handler):

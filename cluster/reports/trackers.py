@@ -8,30 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray.util.metrics import Gauge
-
+from cluster.reports.ray_metrics import RayMetrics
 from cluster.storage.json_lines import JsonLines
 from contracts.errors import first_line
-
-EXPORTED = (
-    "loss",
-    "rewards/margins",
-    "rewards/accuracies",
-    "grad_norm",
-    "lr",
-    "pairs/inserted",
-    "pairs/drawn",
-    "pairs/identical_fraction",
-    "staleness/mean",
-    "staleness/max",
-    "buffer/size",
-    "time/step_s",
-    "time/learner_idle_s",
-    "tokens/trained",
-    "tokens/generated",
-    "weights/version",
-)
-"""Figures that go to Ray's metrics port as ``sapo_<name>``, ``/`` written as ``_``."""
 
 Figures = Mapping[str, float | None]
 """Metrics by name; None where a value was not finite."""
@@ -79,22 +58,16 @@ class TensorBoardTracker:
 
 
 class RayMetricsTracker:
-    """Gauges on Ray's metrics port, with the run's name as a label."""
+    """Ray's metrics port, for Prometheus."""
 
-    def __init__(self, run: str) -> None:
-        self._tags = {"run": run}
-        self._gauges = {
-            name: Gauge(f"sapo_{name.replace('/', '_')}", description=f"{name} of a SAPO run", tag_keys=("run",))
-            for name in EXPORTED
-        }
+    def __init__(self, metrics: RayMetrics) -> None:
+        self._metrics = metrics
 
     def log(self, step: int, figures: Figures) -> None:
-        for name, gauge in self._gauges.items():
-            if (value := figures.get(name)) is not None:
-                gauge.set(value, tags=self._tags)
+        self._metrics.set(figures)
 
     def close(self) -> None:
-        """Ray drops the gauges with the process."""
+        """Ray drops them with the process."""
 
 
 class Trackers:

@@ -17,6 +17,7 @@ from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
 from cluster.data.tokenizer import text_decoder, vocabulary_size
 from cluster.reports.progress import ProgressLine
+from cluster.reports.ray_metrics import RayMetrics
 from cluster.reports.run_log import RunLog
 from cluster.reports.trackers import JsonLinesTracker, RayMetricsTracker, TensorBoardTracker, Tracker, Trackers
 from cluster.run.callbacks import (
@@ -66,6 +67,8 @@ class Setting:
     hardware: Hardware
     log: RunLog
     policy: FailurePolicy
+    metrics: RayMetrics
+    """On Ray's metrics port."""
     survivors: list[Member] = field(default_factory=list)
     """Actors of an attempt that failed; the next one takes them over."""
 
@@ -168,6 +171,7 @@ def _collector(setting: Setting, inbox: Inbox, first_step: int) -> Collector:
         lambda board: inbox.mailbox.tell("post", board),
         MachineWatch(config, setting.hardware),
         text_decoder(setting.inputs.tokenizer),
+        setting.metrics,
     )
 
 
@@ -250,7 +254,7 @@ def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseExc
 def _reports(setting: Setting, source: BatchSource, first_step: int, parts: ExitStack) -> list[Callback]:
     """What is written and shown of every step, in the order in which it happens; closed with ``parts``."""
     config, folder, log = setting.config, setting.folder, setting.log
-    trackers: list[Tracker] = [JsonLinesTracker(folder.open_lines("metrics.jsonl")), RayMetricsTracker(config.name)]
+    trackers: list[Tracker] = [JsonLinesTracker(folder.open_lines("metrics.jsonl")), RayMetricsTracker(setting.metrics)]
     if config.logging.tensorboard:
         trackers.append(TensorBoardTracker(folder.path / "tensorboard", first_step))
     fan_out = Trackers(trackers, log.logger)

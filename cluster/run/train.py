@@ -11,6 +11,7 @@ from pathlib import Path
 import ray
 
 from cluster.config.run_config import RunConfig
+from cluster.reports.ray_metrics import EventCounts, RayMetrics
 from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, run_attempt
 from cluster.run.checks import LINES, check_run
@@ -93,7 +94,9 @@ def train(
             backoff_s=recovery.backoff_s,
         )
         policy = FailurePolicy(limits, config.inserts_per_step)
-        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy)
+        metrics = RayMetrics(config.name)
+        log.logger.addHandler(EventCounts(metrics))
+        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy, metrics)
         stack.callback(end_all, setting.survivors)
         try:
             closing = _attempts(setting, run.checkpoint, Progress(run.first_step))

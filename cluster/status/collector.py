@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from cluster.reports.bottleneck import Machine, bottleneck
+from cluster.reports.ray_metrics import RayMetrics
 from cluster.reports.run_log import RunLog
 from cluster.reports.samples import Decode, readable
 from cluster.reports.trackers import finite
@@ -62,11 +63,12 @@ class Collector(Callback):
         post: Callable[[Board], None],
         machine: Callable[[], Machine],
         decode: Decode,
+        metrics: RayMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``post`` takes a board and does not wait."""
         self._about, self._log, self._calls = about, log, calls
-        self._post, self._machine, self._decode, self._clock = post, machine, decode, clock
+        self._post, self._machine, self._decode, self._metrics, self._clock = post, machine, decode, metrics, clock
         self._rollouts: Rollouts | None = None
         self._host = socket.gethostname()
         self._steps: deque[Figures] = deque(maxlen=STEPS)
@@ -102,7 +104,9 @@ class Collector(Callback):
         while not self._over.wait(EVERY_S):
             try:
                 self._look()
-                self._post(self.board())
+                board = self.board()
+                self._post(board)
+                self._export(board)
             except Exception:  # Ray goes away before this thread, or the mailbox has died: the run's own affair
                 continue
 
@@ -145,6 +149,31 @@ class Collector(Callback):
             )
         else:
             self._actors.setdefault(name, ActorHistory()).add(now, answer)
+
+    def _export(self, board: Board) -> None:
+        """To Prometheus: what no step's metrics say, or not often enough."""
+        running = sum(line.state == State.RUNNING.value for line in board.actors)
+        self._metrics.set(
+            {
+                "run/step": board.step,
+                "run/total_steps": board.total_steps,
+                "run/attempt": board.attempt,
+                "run/actors_running": running,
+                "run/actors_starting": len(board.actors) - running,
+            }
+        )
+        if board.buffer:
+            buffer = board.buffer
+            self._metrics.set(
+                {
+                    "buffer/capacity": buffer.capacity,
+                    "buffer/leased": buffer.leased,
+                    "buffer/evicted": buffer.evicted,
+                }
+            )
+        for line in board.actors:
+            figures = {"actor/tokens": line.tokens, "actor/in_flight": line.in_flight, "actor/idle": line.idle}
+            self._metrics.set(figures | {"actor/version": line.version}, part=line.name)
 
     def board(self) -> Board:
         """As things are now."""

@@ -51,6 +51,8 @@ class Holder:
     job: str = ""
     ray: str = ""
     """Address of its Ray cluster; empty until it is connected."""
+    ray_auth: str = ""
+    """RAY_AUTH_MODE there: a Ray that a run starts for itself asks for a token, which lies in the home folder."""
 
     def __str__(self) -> str:
         job = f" of job {self.job}" if self.job else ""
@@ -90,5 +92,5 @@ def _path(run_dir: Path) -> Path:
 def _sign(path: Path, address: str = "") -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     job = os.environ.get("RAY_JOB_ID") or os.environ.get("SLURM_JOB_ID") or ""
-    holder = Holder(socket.gethostname(), os.getpid(), since, job, address)
+    holder = Holder(socket.gethostname(), os.getpid(), since, job, address, os.environ.get("RAY_AUTH_MODE", ""))
     path.write_text(json.dumps(asdict(holder)), encoding="utf-8")

@@ -109,7 +109,7 @@ def ask(run: str, request: Request, config: ClusterConfig) -> None:
     found = find_run(run, config.address)
     if found.address is None or found.name is None:
         raise UserError(f"run {run}: it is not going on; for a run on a cluster give --address or RAY_ADDRESS")
-    with ray_session(config.model_copy(update={"address": found.address}), needed_cpus=0):
+    with ray_session(config.model_copy(update={"address": found.address}), 0, found.auth):
         try:
             RayCalls().answer(find_control(found.name).call("ask", request))
         except WorkerFailure as failure:  # the mailbox goes with the run

@@ -23,6 +23,8 @@ class Found:
     """Ray cluster; None: it does not go on, or not where it could be seen from here."""
     folder: Path | None = None
     """On this machine; None where there is none."""
+    auth: str = ""
+    """RAY_AUTH_MODE of that cluster; empty where the environment has to say it."""
 
 
 def find_run(run: str | None, address: str | None) -> Found:
@@ -46,13 +48,13 @@ def find_run(run: str | None, address: str | None) -> Found:
             f"run {run}: no run folder {RUNS / run} here; give its folder, or for a run on a cluster --address or "
             "RAY_ADDRESS"
         )
-    return Found(name, _address_of(folder), folder)
+    return _here(name, folder)
 
 
 def _only_one_here() -> Found:
-    here = sorted(path for path in RUNS.glob("*") if path.is_dir() and _address_of(path))
+    here = sorted(path for path in RUNS.glob("*") if path.is_dir() and _here(path.name, path).address)
     if len(here) == 1:
-        return Found(here[0].name, _address_of(here[0]), here[0])
+        return _here(here[0].name, here[0])
     if here:
         raise UserError(f"--run: several are going on: {', '.join(path.name for path in here)}; name one")
     raise UserError(
@@ -61,6 +63,8 @@ def _only_one_here() -> Found:
     )
 
 
-def _address_of(folder: Path) -> str | None:
+def _here(name: str, folder: Path) -> Found:
     holder = holder_of(folder)
-    return holder.ray or None if holder and holder.runs_here else None
+    if holder is None or not holder.ray or not holder.runs_here:
+        return Found(name, None, folder)
+    return Found(name, holder.ray, folder, holder.ray_auth)

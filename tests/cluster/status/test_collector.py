@@ -8,6 +8,8 @@ from typing import Any
 from actors.messages import ActorStatus
 from buffer.messages import BufferStats
 from cluster.reports.bottleneck import Machine
+from cluster.reports.metrics import BY_NAME
+from cluster.reports.progress import PROGRESS
 from cluster.reports.run_log import RunLog
 from cluster.run.callbacks import StepResult
 from cluster.sources.base import Batch
@@ -22,6 +24,16 @@ from support.pairs import generated
 ABOUT = About("r", "/runs/r", "sapo", total_steps=100, first_step=0, attempt=1, lockstep=False)
 
 
+class Exported:
+    """Ray's metrics port."""
+
+    def __init__(self) -> None:
+        self.figures: dict[tuple[str, str | None], float | None] = {}
+
+    def set(self, figures: dict[str, float | None], part: str | None = None) -> None:
+        self.figures |= {(name, part): value for name, value in figures.items()}
+
+
 class Driver:
     """A collector and everything around it, at a time that the test sets."""
 
@@ -29,6 +41,7 @@ class Driver:
         self.now = 0.0
         self.log = RunLog("r")
         self.posted: list[Board] = []
+        self.exported = Exported()
         self.worker = FakeWorker("r-actor-0")
         self.buffer_calls: list[FakeCall] = []
         worker: Any = self.worker
@@ -41,6 +54,7 @@ class Driver:
             self.posted.append,
             lambda: Machine(room=3),
             lambda tokens: " ".join(map(str, tokens.tolist())),
+            self.exported,  # type: ignore[arg-type]
             clock=lambda: self.now,
         )
 
@@ -111,6 +125,19 @@ def test_an_actor_that_does_not_answer_is_shown_with_its_silence():
     assert driver.look(80.0, WorkerFailure("killed", died=True)).actors[0].tokens == 100
 
 
+def test_actors_and_buffer_are_exported_each_under_its_name():
+    driver = Driver()
+    driver.watch()
+    driver.look(10.0)
+    driver.buffer_calls[0].answer(BufferStats(size=7, capacity=9, leased=3))
+    board = driver.look(20.0, ActorStatus(tokens=100, in_flight=3, idle_s=1.0))
+    driver.collector._export(board)
+    exported = driver.exported.figures
+    assert exported["actor/tokens", "actor-0"] == 100 and exported["actor/version", "actor-0"] == 4
+    assert (exported["buffer/leased", None], exported["run/actors_running", None]) == (3, 1)
+    assert {name for name, _ in exported} <= BY_NAME.keys()
+
+
 def test_a_pair_is_readable_with_its_margin():
     driver = Driver()
     driver.collector.on_step(step(1, [generated(7)]))
@@ -122,6 +149,7 @@ def test_a_pair_is_readable_with_its_margin():
 def test_the_last_lines_for_an_operator_are_on_the_board():
     driver = Driver()
     driver.log.logger.debug("not for an operator")
+    driver.log.logger.info("40/100  loss 0.5", extra=PROGRESS)
     driver.log.logger.warning("actor-0 failed")
     assert [(line.level, line.message) for line in driver.collector.board().events] == [("WARNING", "actor-0 failed")]
 

@@ -77,7 +77,7 @@ def test_a_run_that_ends_while_it_is_asked_is_one_line(monkeypatch):
         def answer(self, call: object) -> None:
             raise WorkerFailure("the actor died", died=True)
 
-    monkeypatch.setattr(control, "ray_session", lambda config, needed_cpus: nullcontext())
+    monkeypatch.setattr(control, "ray_session", lambda config, needed_cpus, auth: nullcontext())
     monkeypatch.setattr(control, "find_control", lambda run: gone)
     monkeypatch.setattr(control, "RayCalls", Calls)
     with pytest.raises(UserError, match="run gone: it ended before it could be asked"):

@@ -20,13 +20,14 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def test_a_run_of_this_machine_is_found_by_what_its_folder_says(tmp_path: Path):
+def test_a_run_of_this_machine_is_found_by_what_its_folder_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = Path("runs/mine")
     folder.mkdir(parents=True)
     with run_lock(folder):
         assert find_run("mine", None) == Found("mine", None, folder)  # it has not reached Ray yet
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
         say_where(folder, "127.0.0.1:6379")
-        expected = Found("mine", "127.0.0.1:6379", folder)
+        expected = Found("mine", "127.0.0.1:6379", folder, "token")
         assert find_run("mine", None) == find_run("runs/mine", None) == find_run(None, None) == expected
         assert find_run(str(tmp_path / "runs" / "mine"), None).address == "127.0.0.1:6379"
 

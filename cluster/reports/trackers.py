@@ -1,10 +1,10 @@
-"""Where a run's metrics go: metrics.jsonl, TensorBoard, Ray's metrics port."""
+"""Where a run's metrics go: metrics.jsonl, TensorBoard, Ray's metrics port; services are in services.py."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,6 +75,13 @@ class Trackers:
 
     def __init__(self, trackers: Sequence[Tracker], log: logging.Logger) -> None:
         self._trackers, self._log = list(trackers), log
+
+    def open(self, name: str, opening: Callable[[], Tracker]) -> None:
+        """Add one that may fail to open: a service may be down or want a login."""
+        try:
+            self._trackers.append(opening())
+        except Exception as error:
+            self._log.error("logging.trackers %s: it can't be opened and is left out: %s", name, first_line(error))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         figures = finite(metrics)

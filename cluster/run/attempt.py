@@ -16,9 +16,11 @@ import ray
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
 from cluster.data.tokenizer import text_decoder, vocabulary_size
+from cluster.reports.page.run_record import flatten
 from cluster.reports.progress import ProgressLine
 from cluster.reports.ray_metrics import RayMetrics
 from cluster.reports.run_log import RunLog
+from cluster.reports.services import open_services
 from cluster.reports.trackers import JsonLinesTracker, RayMetricsTracker, TensorBoardTracker, Tracker, Trackers
 from cluster.run.callbacks import (
     BottleneckReport,
@@ -258,6 +260,10 @@ def _reports(setting: Setting, source: BatchSource, first_step: int, parts: Exit
     if config.logging.tensorboard:
         trackers.append(TensorBoardTracker(folder.path / "tensorboard", first_step))
     fan_out = Trackers(trackers, log.logger)
+    for name, opening in open_services(
+        config.logging, config.name, folder.path, flatten(config.model_dump(mode="json"))
+    ):
+        fan_out.open(name, opening)
     parts.callback(fan_out.close)
     progress = ProgressLine(log.console, log.logger, config.name, setting.total_steps, first_step)
     parts.callback(progress.close)

@@ -15,6 +15,7 @@ from actors.plan import SHORT_MARGIN
 from buffer.snapshot import readable_state
 from cluster.config.paths import resolve_paths
 from cluster.config.run_config import RunConfig
+from cluster.reports.services import validate_installed
 from cluster.run.inputs import Inputs, count_steps, read_inputs
 from cluster.run.model_check import check_config, check_inputs, check_shell
 from cluster.run.resume_guard import validate_same_data, validate_same_run
@@ -61,6 +62,7 @@ def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes
     if allow_changes and not folder.resumed:
         raise UserError("--allow-change: the run starts anew; it goes with --resume")
     _validate_objective(config)
+    validate_installed(config.logging)
     inputs, notes = _model_and_inputs(config)
     total_steps = count_steps(config, inputs)
     found = FoundCheckpoint()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,19 @@ from actors.outbox import Outbox
 from actors.plan import PlanItem
 from actors.splice import context, splice
 from actors.token_table import Row
-from buffer.client import ReplayBuffer
 from buffer.messages import Finished, Outcome
 from contracts.pair import PreferencePair
 from contracts.spans import span
 
 logger = logging.getLogger(__name__)
+
+
+class WorkBuffer(Protocol):
+    """What an actor asks of the replay buffer."""
+
+    async def lease(self, actor: str, count: int) -> list[int] | None: ...
+
+    async def insert(self, actor: str, finished: list[Finished]) -> None: ...
 
 
 class GenerationActor:
@@ -32,9 +39,7 @@ class GenerationActor:
     Requests stream: as soon as one is finished the next index is leased, without batches.
     """
 
-    def __init__(
-        self, name: str, engine: EngineSpec, config: GenerationConfig, work: Work, buffer: ReplayBuffer
-    ) -> None:
+    def __init__(self, name: str, engine: EngineSpec, config: GenerationConfig, work: Work, buffer: WorkBuffer) -> None:
         self.name = name
         self._config, self._buffer = config, buffer
         self._plan, self._table = work.plan, work.table
@@ -54,7 +59,7 @@ class GenerationActor:
         """Answers when the engine is up."""
         return self.name
 
-    async def adopt(self, buffer: ReplayBuffer) -> str:
+    async def adopt(self, buffer: WorkBuffer) -> str:
         """Drop what is in hand and work for another buffer from the next ``run`` on, with the engine as it is: the one
         before has died with its attempt. New weights come before that."""
         if self._running is not None:

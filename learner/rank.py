@@ -26,6 +26,7 @@ from learner.loss.reference import Reference
 from learner.messages import SKIPPED, Ack, Address, RankSpec, StepReport
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import DTYPES, load_model, validate_length, validate_token_ids
+from learner.model.packing import PackedBatch
 from learner.model.self_check import check_forward
 from learner.passes import FILLER, Passes
 from learner.zero import checkpoint
@@ -121,6 +122,10 @@ class LearnerRank:
             # Last: a sink imports vllm, which must find torch and deepspeed set up.
             self.sink = self._make_sink()
         return self.note
+
+    def packed(self, pairs: Sequence[PreferencePair]) -> list[PackedBatch]:
+        """How ``step`` would lay ``pairs`` out."""
+        return self._passes.pack(pairs)
 
     @naming_the_switch()
     def step(self, pairs: list[PreferencePair], global_pairs: int) -> StepReport:

@@ -17,6 +17,7 @@ from cluster.cli.compare import compare
 from cluster.cli.config import config
 from cluster.cli.dashboard import dashboard
 from cluster.cli.data import data
+from cluster.cli.debug import debug
 from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "plan": plan,
     "doctor": doctor,
+    "debug": debug,
     "dashboard": dashboard,
 }
 for name, command in COMMANDS.items():

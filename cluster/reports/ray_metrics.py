@@ -19,6 +19,8 @@ class RayMetrics:
     def __init__(self, run: str) -> None:
         self._run = run
         self._gauges: dict[str, Gauge] = {}
+        self._shown: dict[tuple[str, str], float] = {}
+        """Newest values, by name and part."""
         self._totals = {metric.name: 0.0 for metric in METRICS if metric.kind == "added"}
         # What has not happened yet is 0: Prometheus sees no increase from nothing to 1. Ray's counters can't say 0.
         self.set(dict(self._totals))
@@ -36,10 +38,20 @@ class RayMetrics:
             shown = value
             if metric.kind == "added":
                 shown = self._totals[name] = self._totals[name] + value
-            gauge = self._gauges.get(name)
-            if gauge is None:
-                gauge = self._gauges[name] = Gauge(metric.ray_name, description=metric.help, tag_keys=TAGS)
-            gauge.set(shown, tags={"run": self._run, "part": part or metric.part})
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(metric.ray_name, description=metric.help, tag_keys=TAGS)
+            self._shown[name, part or metric.part] = shown
+            self._gauges[name].set(shown, tags={"run": self._run, "part": part or metric.part})
+
+    def refresh(self) -> None:
+        """Say everything once more: Ray forgets what has been scraped, and a series that is not said again ends."""
+        for (name, part), shown in list(self._shown.items()):
+            self._gauges[name].set(shown, tags={"run": self._run, "part": part})
+
+    def forget(self, part: str) -> None:
+        """An actor is gone: its series end."""
+        for key in [key for key in self._shown if key[1] == part]:
+            del self._shown[key]
 
 
 class EventCounts(logging.Handler):

@@ -63,7 +63,7 @@ def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes
         raise UserError("--allow-change: the run starts anew; it goes with --resume")
     _validate_objective(config)
     validate_installed(config.logging)
-    inputs, notes = _model_and_inputs(config)
+    inputs, notes = model_and_inputs(config)
     total_steps = count_steps(config, inputs)
     found = FoundCheckpoint()
     if folder.resumed:
@@ -83,11 +83,11 @@ def check_generation(config: RunConfig, out: Path) -> tuple[RunConfig, Inputs, t
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: {out.absolute().parent} is no folder")
     config = resolve_paths(config)
-    inputs, notes = _model_and_inputs(config)
+    inputs, notes = model_and_inputs(config)
     return config, inputs, tuple(notes)
 
 
-def _model_and_inputs(config: RunConfig) -> tuple[Inputs, list[str]]:
+def model_and_inputs(config: RunConfig) -> tuple[Inputs, list[str]]:
     """The run's inputs, and lines for the log. The model comes first: it takes seconds, the data may take minutes."""
     shell, notes = check_shell(config, check_config(config.model))
     inputs = read_inputs(config)

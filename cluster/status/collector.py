@@ -120,6 +120,7 @@ class Collector(Callback):
         asking = {member.name: member for member in members}
         for name in [name for name in self._actors if name not in asking]:
             del self._actors[name]
+            self._metrics.forget(name)
         for name in (*asking, BUFFER):
             if (call := self._asked.get(name)) is not None:
                 if not self._calls.first_done([call], 0):
@@ -174,6 +175,7 @@ class Collector(Callback):
         for line in board.actors:
             figures = {"actor/tokens": line.tokens, "actor/in_flight": line.in_flight, "actor/idle": line.idle}
             self._metrics.set(figures | {"actor/version": line.version}, part=line.name)
+        self._metrics.refresh()
 
     def board(self) -> Board:
         """As things are now."""

@@ -53,6 +53,17 @@ def test_actors_have_series_of_their_own_and_what_is_not_finite_has_none(port):
     assert ("sapo_loss", "learner") not in port
 
 
+def test_all_is_said_again_but_what_is_gone(port):
+    metrics = RayMetrics("mine")
+    metrics.set({"loss": 0.5})
+    metrics.set({"actor/tokens": 5.0}, part="actor-0")
+    metrics.forget("actor-0")
+    port.clear()
+    metrics.refresh()
+    assert port["sapo_loss", "learner"] == 0.5 and ("sapo_events_checkpoint", "run") in port
+    assert not any(part == "actor-0" for _, part in port)
+
+
 def test_events_of_the_log_are_counted(port):
     logger = logging.Logger("run")
     logger.addHandler(EventCounts(RayMetrics("mine")))

@@ -34,6 +34,13 @@ class Exported:
         self.figures |= {(name, part): value for name, value in figures.items()}
 
 
+    def refresh(self) -> None:
+        pass
+
+    def forget(self, part: str) -> None:
+        self.figures = {key: value for key, value in self.figures.items() if key[1] != part}
+
+
 class Driver:
     """A collector and everything around it, at a time that the test sets."""
 

@@ -49,6 +49,10 @@ class GenerationActor:
         self._calls = 0
         self._begin()
 
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return f"generation {self.name}"
+
     def _begin(self) -> None:
         self._leave = asyncio.Event()
         self._outbox = Outbox(self._insert)

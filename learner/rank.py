@@ -71,6 +71,10 @@ class LearnerRank:
         self.note = ""
         """Why the forward is not the shared one; empty when it is."""
 
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return f"learner rank {self.rank} of {self.world_size} ({self._spec.objective.name})"
+
     def address(self) -> Address:
         """For the ranks' rendezvous, asked of rank 0."""
         import ray

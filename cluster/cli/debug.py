@@ -31,12 +31,12 @@ def debug(
     if unknown := set(stop or []) - set(PHASES):
         raise UserError(f"--break {sorted(unknown)[0]}: no such phase; one of {', '.join(PHASES)}")
     from cluster.config.paths import resolve_paths
+    from cluster.debugging.session import ALONE
     from cluster.debugging.session import debug as run
-    from cluster.debugging.session import in_one_process
     from cluster.run.checks import model_and_inputs
     from cluster.run.inputs import count_steps
 
-    alone = in_one_process(resolve_paths(load_config(config, overrides or [])))
+    alone = resolve_paths(load_config(config, [*(overrides or []), *ALONE]))
     inputs, notes = model_and_inputs(alone)
     for line in (*inputs.report, *notes):
         print(line)

@@ -25,24 +25,24 @@ from learner.messages import RankSpec
 from learner.rank import LearnerRank
 
 ACTOR = "actor-0"
-
-
-def in_one_process(config: RunConfig) -> RunConfig:
-    """The config with one rank, one actor, one shard, in lockstep: what it is debugged as."""
-    values = config.model_dump()
-    values["learner"] |= {"ranks": 1}
-    values["generation"] |= {"actors": 1, "tensor_parallel": 1}
-    values["buffer"] |= {"shards": 1}
-    values["weights"] |= {"max_staleness": 0, "publish_every": 1, "backend": "shm"}
-    values["cluster"] |= {"colocate": False}
-    return RunConfig.model_validate(values)
+ALONE = (
+    "learner.ranks=1",
+    "generation.actors=1",
+    "generation.tensor_parallel=1",
+    "buffer.shards=1",
+    "weights.max_staleness=0",
+    "weights.publish_every=1",
+    "weights.backend=shm",
+    "cluster.colocate=false",
+)
+"""As overrides: one of everything, in lockstep."""
 
 
 def debug(config: RunConfig, inputs: Inputs, total_steps: int, steps: int, phases: Collection[Phase]) -> None:
     """Make ``steps`` optimizer steps and print each phase. Writes nothing to disk.
 
     Args:
-        config: as of ``in_one_process``.
+        config: with ``ALONE``.
         total_steps: of the run, for the learning rate's schedule.
         phases: after which the debugger is entered.
 

@@ -39,6 +39,10 @@ class Control:
         self._waiting: asyncio.Future[Request | None] | None = None
         self._board: Board | None = None
 
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return "mailbox of a run"
+
     async def post(self, board: Board) -> None:
         """Keep what the run is doing now."""
         self._board = board

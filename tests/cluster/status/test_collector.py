@@ -33,7 +33,6 @@ class Exported:
     def set(self, figures: dict[str, float | None], part: str | None = None) -> None:
         self.figures |= {(name, part): value for name, value in figures.items()}
 
-
     def refresh(self) -> None:
         pass
 

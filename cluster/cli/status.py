@@ -34,7 +34,7 @@ def status(
     Works on any machine of the cluster while the run goes on, and on the folder of one that has ended.
     """
     from cluster.config.sections import ClusterConfig
-    from cluster.status.read import board_of_folder, live_board, only_run
+    from cluster.status.read import board_of_folder, boards, live_board, only_run
     from cluster.status.table import render
     from cluster.workers.control import find_control
     from cluster.workers.find_run import find_run
@@ -68,6 +68,7 @@ def status(
             show(board, live=True)
             return
         with Live(render(board, live=True), console=console, auto_refresh=False) as screen:
-            while True:
+            for board in boards(name):
+                screen.update(render(board, live=True), refresh=True)
                 time.sleep(EVERY_S)
-                screen.update(render(live_board(mailbox, name), live=True), refresh=True)
+        print(f"run {name}: it has ended")

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from cluster.reports.bottleneck import Machine, bottleneck
 from cluster.reports.ray_metrics import RayMetrics
@@ -73,7 +74,8 @@ class Collector(Callback):
         self._host = socket.gethostname()
         self._steps: deque[Figures] = deque(maxlen=STEPS)
         self._step = about.first_step
-        self._sample: tuple[float, StepResult] | None = None
+        self._sampled_at = -inf
+        self._sample: dict[str, Any] | None = None
         self._asked: dict[str, Call] = {}
         self._asked_at: dict[str, float] = {}
         self._actors: dict[str, ActorHistory] = {}
@@ -84,8 +86,11 @@ class Collector(Callback):
     def on_step(self, result: StepResult) -> None:
         self._step = result.step
         self._steps.append(finite(result.metrics))
-        if result.batch.pairs and (self._sample is None or self._clock() - self._sample[0] > SAMPLE_EVERY_S):
-            self._sample = (self._clock(), result)
+        # Supervised rows have no second response to look at.
+        if result.batch.pairs and self._about.method != "sft" and self._clock() - self._sampled_at > SAMPLE_EVERY_S:
+            margin = result.margins[0] if result.margins else None
+            self._sample = readable(result.batch.pairs[0], self._decode, result.step, margin)
+            self._sampled_at = self._clock()
 
     def watch(self, rollouts: Rollouts) -> None:
         """Ask actors and buffer from now on."""
@@ -205,7 +210,7 @@ class Collector(Callback):
             buffer=self._buffer,
             actors=actors,
             events=tuple(EventLine(line.created, line.levelname, line.getMessage()) for line in self._log.newest),
-            sample=self._readable_sample(),
+            sample=self._sample,
         )
 
     def _actor_lines(self) -> tuple[ActorLine, ...]:
@@ -230,10 +235,3 @@ class Collector(Callback):
                 )
             )
         return tuple(lines)
-
-    def _readable_sample(self) -> dict[str, object] | None:
-        if self._sample is None:
-            return None
-        result = self._sample[1]
-        margin = result.margins[0] if result.margins else None
-        return readable(result.batch.pairs[0], self._decode, result.step, margin)

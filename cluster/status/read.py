@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from cluster.reports.page.run_record import RunRecord, read_run
 from cluster.status.board import Board, EventLine
 from cluster.status.recent import STEPS, Figures, learner_idle, seconds_of
-from cluster.workers.control import going_on
+from cluster.workers.control import find_control, going_on
 from cluster.workers.ray_calls import RayCalls, WorkerFailure
 from contracts.errors import UserError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 FIRST_BOARD_S = 10.0
 """Longest wait for the first board of a run that has just begun."""
+BETWEEN_ATTEMPTS_S = 20.0
+"""Longest that a run may be without a mailbox before it is taken to have ended."""
 SHOWN_EVENTS = 8
 ENDED = "ended"
 
@@ -55,6 +58,23 @@ def live_board(mailbox: Worker, run: str) -> Board:
         if time.monotonic() > limit:
             raise UserError(f"run {run}: its driver has said nothing for {FIRST_BOARD_S:.0f} s")
         time.sleep(0.5)
+
+
+def boards(run: str) -> Iterator[Board]:
+    """One after the other as fast as they are asked for, until the run has ended; from one attempt to the next it has
+    no mailbox for a moment."""
+    seen = time.monotonic()
+    mailbox: Worker | None = None
+    while time.monotonic() - seen < BETWEEN_ATTEMPTS_S:
+        try:
+            mailbox = mailbox or find_control(run)
+            board = live_board(mailbox, run)
+        except UserError:
+            mailbox = None
+            time.sleep(1.0)
+            continue
+        yield board
+        seen = time.monotonic()
 
 
 def board_of_folder(folder: Path) -> Board:

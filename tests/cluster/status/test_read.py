@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +31,38 @@ def test_a_run_that_was_killed_in_its_start_is_not_said_to_do_a_phase(tmp_path: 
 def test_no_folder_is_one_line(tmp_path: Path):
     with pytest.raises(UserError, match="no such run folder"):
         board_of_folder(tmp_path / "nothing")
+
+
+def test_a_run_without_a_mailbox_for_a_moment_has_not_ended(monkeypatch: pytest.MonkeyPatch):
+    now, boards = 0.0, iter(["first", "second"])
+    found = iter([True, False, False, True, *[False] * 30])
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def find(run: str) -> str:
+        if not next(found):
+            raise UserError("no such run is going on")
+        return "mailbox"
+
+    def board(mailbox: str, run: str) -> str:
+        shown = next(boards, "")
+        if not shown:
+            raise UserError("it has ended")
+        # The mailbox that gave the first is gone with its attempt.
+        monkeypatch.setattr(read, "live_board", gone if shown == "first" else board)
+        return shown
+
+    def gone(mailbox: str, run: str) -> str:
+        monkeypatch.setattr(read, "live_board", board)
+        raise UserError("it has ended")
+
+    monkeypatch.setattr(read, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    monkeypatch.setattr(read, "find_control", find)
+    monkeypatch.setattr(read, "live_board", board)
+    assert list(read.boards("mine")) == ["first", "second"]
+    assert 20 <= now < 30
 
 
 def test_which_run_of_a_cluster_is_said_where_it_is_not_clear(monkeypatch: pytest.MonkeyPatch):

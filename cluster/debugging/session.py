@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from actors.engine_options import environment
 from actors.messages import EngineSpec, Work
 from actors.plan import Plan
 from cluster.config.run_config import RunConfig
@@ -57,10 +58,11 @@ def debug(config: RunConfig, inputs: Inputs, total_steps: int, steps: int, phase
 
 
 async def _rollouts(config: RunConfig, inputs: Inputs, total_steps: int, steps: int, stops: Stops) -> None:
-    # vLLM must find torch and deepspeed set up: the rank comes first.
     from cluster.debugging.local_buffer import LocalBuffer
 
     weights: Any = None
+    # The rank's sink imports vLLM, which reads these then; and vLLM must find torch and deepspeed set up.
+    os.environ.update(environment(torch.cuda.is_available(), config.repeatable_on_gpu))
 
     def sink() -> Any:
         nonlocal weights

@@ -97,7 +97,7 @@ async def _rollouts(config: RunConfig, inputs: Inputs, total_steps: int, steps: 
             await buffer.advance(step)
     await buffer.close()
     await working
-    rank.shutdown()
+    weights.shutdown()  # the process group is the engine's too, which leaves it when the process ends
 
 
 def _fixed(config: RunConfig, inputs: Inputs, total_steps: int, steps: int, stops: Stops) -> None:

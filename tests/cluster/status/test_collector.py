@@ -96,7 +96,7 @@ def test_before_the_first_step_a_board_says_which_phase_of_the_start_goes_on():
 
 def test_speed_waiting_and_what_is_left_are_those_of_the_last_steps():
     driver = Driver()
-    driver.collector.on_step(step(1, **{"time/step_s": 500.0, "time/draw_wait_s": 499.0}))
+    driver.collector.on_step(step(1, [], **{"time/step_s": 500.0, "time/draw_wait_s": 499.0}))
     for number in range(2, 22):
         driver.collector.on_step(step(number, loss=float("nan")))
     board = driver.collector.board()

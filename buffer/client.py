@@ -41,6 +41,20 @@ class Draw:
     stats: BufferStats
 
 
+def as_draw(answer: DrawAnswer, shares: list[SlotPayloads]) -> Draw:
+    """The pairs of a draw.
+
+    Args:
+        shares: what ``answer.payloads`` refer to.
+    """
+    payloads: dict[int, bytes] = {}
+    for share in shares:
+        payloads.update(share.payloads)
+    drawn = answer.drawn
+    pairs = [decode(payloads[slot]) for slot in drawn.slots.tolist()]
+    return Draw(pairs, drawn.keys, drawn.draw_counts, drawn.ages, drawn.staleness, answer.stats)
+
+
 ANSWER_S = 60.0
 """Longest wait for what coordinator and shards answer in milliseconds; Ray then raises ``GetTimeoutError``."""
 
@@ -127,13 +141,7 @@ class ReplayBuffer:
 
     def resolve(self, answer: DrawAnswer) -> Draw:
         """The pairs of an answered ``draw_ref``."""
-        payloads: dict[int, bytes] = {}
-        shares: list[SlotPayloads] = ray.get(answer.payloads, timeout=ANSWER_S)
-        for share in shares:
-            payloads.update(share.payloads)
-        drawn = answer.drawn
-        pairs = [decode(payloads[slot]) for slot in drawn.slots.tolist()]
-        return Draw(pairs, drawn.keys, drawn.draw_counts, drawn.ages, drawn.staleness, answer.stats)
+        return as_draw(answer, ray.get(answer.payloads, timeout=ANSWER_S))
 
     def draw(self) -> Draw:
         """Draw one batch; waits until the limiter allows it."""
@@ -155,6 +163,10 @@ class ReplayBuffer:
 
     def stats(self) -> BufferStats:
         return ray.get(self.coordinator.stats.remote(), timeout=ANSWER_S)
+
+    def stats_ref(self) -> ray.ObjectRef:
+        """``stats`` under way."""
+        return self.coordinator.stats.remote()
 
     def snapshot(self, folder: Path | str) -> Callable[[], None]:
         """Take contents, draw counts, counters and the plan's mark as they are now, and begin to write them to

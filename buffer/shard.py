@@ -23,6 +23,10 @@ class Shard:
     def __init__(self) -> None:
         self._payloads: dict[int, bytes] = {}
 
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return "replay buffer, shard"
+
     def insert(self, fresh: SlotPayloads) -> None:
         self._payloads.update(fresh.payloads)
 

@@ -18,12 +18,14 @@ from torch import nn
 from contracts.errors import UserError
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
+from contracts.spans import span
 from learner.config import ObjectiveConfig
 from learner.loss.objectives import resolve_objective
 from learner.loss.reference import Reference
 from learner.messages import SKIPPED, Ack, Address, RankSpec, StepReport
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import DTYPES, load_model, validate_length, validate_token_ids
+from learner.model.packing import PackedBatch
 from learner.model.self_check import check_forward
 from learner.passes import FILLER, Passes
 from learner.zero import checkpoint
@@ -67,6 +69,10 @@ class LearnerRank:
         """Optimizer steps done."""
         self.note = ""
         """Why the forward is not the shared one; empty when it is."""
+
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return f"learner rank {self.rank} of {self.world_size} ({self._spec.objective.name})"
 
     def address(self) -> Address:
         """For the ranks' rendezvous, asked of rank 0."""
@@ -121,6 +127,10 @@ class LearnerRank:
             self.sink = self._make_sink()
         return self.note
 
+    def packed(self, pairs: Sequence[PreferencePair]) -> list[PackedBatch]:
+        """How ``step`` would lay ``pairs`` out."""
+        return self._passes.pack(pairs)
+
     @naming_the_switch()
     def step(self, pairs: list[PreferencePair], global_pairs: int) -> StepReport:
         """One optimizer step and one of the EMA. All ranks together. A gradient that is not finite changes no weight:
@@ -134,6 +144,10 @@ class LearnerRank:
             UserError: a token is outside the vocabulary, the self-check failed, the loss alone is not finite, or the
                 model has an operation without a deterministic kernel where one is asked for.
         """
+        with span("step", pairs=str(len(pairs))):
+            return self._step(pairs, global_pairs)
+
+    def _step(self, pairs: list[PreferencePair], global_pairs: int) -> StepReport:
         started = time.monotonic()
         self._engine.train()
         batches = self._passes.pack(pairs)
@@ -186,7 +200,7 @@ class LearnerRank:
 
     def stage(self, version: int) -> None:
         """Gather the EMA, or its adapters alone, layer by layer and hand it to the sink. All ranks together."""
-        with self.shards.holding(self.ema.values):
+        with span("publish", version=str(version)), self.shards.holding(self.ema.values):
             if self._spec.adapters_alone:
                 announced, layers = adapter_metadata(self.module), adapter_layers(self.module, self.zero_stage)
             else:

@@ -15,12 +15,15 @@ import typer
 from cluster.cli.ask import actors, checkpoint, stop
 from cluster.cli.compare import compare
 from cluster.cli.config import config
+from cluster.cli.dashboard import dashboard
 from cluster.cli.data import data
+from cluster.cli.debug import debug
 from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
 from cluster.cli.plan import plan
 from cluster.cli.report import report
+from cluster.cli.status import status
 from cluster.cli.train import sft, train
 from contracts.errors import UserError
 
@@ -39,7 +42,7 @@ and `sapo data my.yaml` shows what becomes of your data.
 Any field can be overridden on the command line: `sapo train my.yaml learner.steps=500 optimizer.lr=1e-6`.
 
 **Look:** `sapo doctor` says what this machine lacks, `sapo plan CONFIG` what a run needs and how long it takes;
-`sapo report RUN` and `sapo compare RUN…` write a page to look at.
+`sapo status` what a run is doing; `sapo report RUN` and `sapo compare RUN…` write a page to look at.
 
 **On a cluster:** `ray job submit --working-dir . -- python -m cluster train my.yaml`.""",
 )
@@ -52,12 +55,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "actors": actors,
     "checkpoint": checkpoint,
     "stop": stop,
+    "status": status,
     "config": config,
     "data": data,
     "report": report,
     "compare": compare,
     "plan": plan,
     "doctor": doctor,
+    "debug": debug,
+    "dashboard": dashboard,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

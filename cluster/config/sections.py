@@ -242,6 +242,17 @@ class LoggingConfig(Section):
     samples_every: NonNegative = Field(50, description="Optimizer steps between entries of samples.jsonl; 0: none.")
     samples: Count = Field(4, description="Pairs in each of those entries.")
     tensorboard: bool = Field(True, description="Write a TensorBoard log beside metrics.jsonl.")
+    trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = Field(
+        (),
+        description="Services that get every step's metrics too: wandb, mlflow, trackio. Their Python packages are "
+        "installed apart. A resumed run goes on under the same id there.",
+    )
+    project: str = Field("sapo", description="Project, or experiment, of the run in these services.")
+    offline: bool = Field(
+        False,
+        description="Let these services write to the run folder (trackio: to its own folder on this machine) and ask "
+        "no network.",
+    )
     record_pairs: bool = Field(False, description="Write every drawn batch to pairs.arrow, for method replay.")
     verdict_every: NonNegative = Field(
         200, description="Optimizer steps between bottleneck reports (which side waits); 0: only at the end."

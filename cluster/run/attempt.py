@@ -17,8 +17,11 @@ from actors.messages import Adapters
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
 from cluster.data.tokenizer import text_decoder, vocabulary_size
+from cluster.reports.page.run_record import flatten
 from cluster.reports.progress import ProgressLine
+from cluster.reports.ray_metrics import RayMetrics
 from cluster.reports.run_log import RunLog
+from cluster.reports.services import open_services
 from cluster.reports.trackers import JsonLinesTracker, RayMetricsTracker, TensorBoardTracker, Tracker, Trackers
 from cluster.run.callbacks import (
     BottleneckReport,
@@ -34,12 +37,14 @@ from cluster.run.held_out import HeldOut
 from cluster.run.inputs import Inputs
 from cluster.run.interventions import Interventions
 from cluster.run.loop import Progress, run_steps
+from cluster.run.machine import MachineWatch
 from cluster.run.skips import SkippedBatches, Skips
 from cluster.run.stopping import StopRequest
 from cluster.sources.base import BatchSource
 from cluster.sources.dataset import DatasetSource, SupervisedSource
 from cluster.sources.replay import ReplaySource
 from cluster.sources.rollouts import RolloutSource
+from cluster.status.collector import About, Collector, Rollouts
 from cluster.storage.recording import PairRecorder
 from cluster.storage.run_folder import RunFolder
 from cluster.weights.parity import ParityCheck, choose_sequences
@@ -66,6 +71,8 @@ class Setting:
     hardware: Hardware
     log: RunLog
     policy: FailurePolicy
+    metrics: RayMetrics
+    """On Ray's metrics port."""
     adapters: Adapters | None = None
     """What is published to the actors, where it is not whole weights."""
     survivors: list[Member] = field(default_factory=list)
@@ -93,16 +100,24 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         Interrupted: it was asked to end at once.
     """
     with ExitStack() as parts:
+        activity = setting.log.activity
         inbox = Inbox(partial(open_control, setting.config.name), RayCalls(), setting.asked)
         parts.callback(inbox.close)
-        group, source = start_parts(setting, parts, inbox)
-        source.prepare()
-        if note := group.setup():
+        collector = _collector(setting, inbox, progress.step)
+        parts.callback(collector.close)
+        collector.start()
+        with activity.phase("placing ranks, buffer and actors"):
+            group, source = start_parts(setting, parts, inbox, collector)
+        with activity.phase("making room on shared GPUs"):
+            source.prepare()
+        if note := group.setup(activity.phase):
             setting.log.logger.info(note)
         if checkpoint:
-            group.load(checkpoint)
-            source.restore(checkpoint)
-        source.begin(progress.step, setting.total_steps)
+            with activity.phase(f"loading {checkpoint.name}"):
+                group.load(checkpoint)
+                source.restore(checkpoint)
+        with activity.phase("engines load and take their first weights"):
+            source.begin(progress.step, setting.total_steps)
         config, inputs = setting.config, setting.inputs
         log = setting.log.logger
         closing = BottleneckReport(
@@ -110,8 +125,9 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             log,
             lockstep=config.weights.max_staleness == 0,
             every=config.logging.verdict_every,
+            machine=MachineWatch(config, setting.hardware),
         )
-        callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], log)
+        callbacks = Callbacks([*_reports(setting, source, progress.step, parts), collector, closing], log)
         checkpointer = Checkpointer(
             config.checkpoint,
             setting.folder,
@@ -127,15 +143,50 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         interventions = Interventions(stop, inbox, Skips(config.learner.skipped_steps))
         held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
         with stop.heeded():
-            run_steps(group, source, checkpointer, callbacks, held_out, progress, setting.total_steps, interventions)
+            run_steps(
+                group,
+                source,
+                checkpointer,
+                callbacks,
+                held_out,
+                progress,
+                setting.total_steps,
+                interventions,
+                activity,
+            )
         return closing.closing
 
 
-def start_parts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[LearnerGroup, BatchSource]:
+def _collector(setting: Setting, inbox: Inbox, first_step: int) -> Collector:
+    """What tells ``sapo status`` of the attempt."""
+    config = setting.config
+    about = About(
+        config.name,
+        str(setting.folder.path),
+        config.method,
+        setting.total_steps,
+        first_step,
+        setting.policy.restarted + 1,
+        lockstep=config.weights.max_staleness == 0,
+    )
+    return Collector(
+        about,
+        setting.log,
+        RayCalls(),
+        lambda board: inbox.mailbox.tell("post", board),
+        MachineWatch(config, setting.hardware),
+        text_decoder(setting.inputs.tokenizer),
+        setting.metrics,
+    )
+
+
+def start_parts(
+    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector
+) -> tuple[LearnerGroup, BatchSource]:
     """Start learner and source; they are shut down with ``parts``. The one place that asks for the method."""
     config, inputs = setting.config, setting.inputs
     if config.method == "sapo":
-        return _start_rollouts(setting, parts, inbox)
+        return _start_rollouts(setting, parts, inbox, collector)
     ends = inputs.ends.ids
     vocabulary = vocabulary_size(inputs.tokenizer) if config.model.add_tokens else 0
     ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label, ends=ends, vocabulary=vocabulary)
@@ -148,7 +199,9 @@ def start_parts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[Learn
     return group, kind(inputs.table, seed=config.seed, batch_size=batch_size)
 
 
-def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[LearnerGroup, BatchSource]:
+def _start_rollouts(
+    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector
+) -> tuple[LearnerGroup, BatchSource]:
     """Ranks, buffer and actors. Engines load while the learner does, and actors are looked after while it steps."""
     config, hardware, table = setting.config, setting.hardware, setting.inputs.table
     ends = setting.inputs.ends.ids
@@ -186,12 +239,13 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
     pool.adopt(setting.survivors)
     pool.add(config.generation.actors - len(setting.survivors))
     setting.survivors.clear()
+    collector.watch(Rollouts(pool.all_members, buffer.stats_ref))
     parts.push(partial(_keep_engines, setting, pool))
     group = LearnerGroup(ranks, pool, config.recovery.stall_s, setting.log.logger)
     # One token is left for vLLM, which samples one with every score.
     sequences = choose_sequences(table, config.data.max_length - 1)
     parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger)
-    return group, RolloutSource(config, len(table), buffer, pool, group, parity)
+    return group, RolloutSource(config, len(table), buffer, pool, group, parity, setting.log.activity)
 
 
 def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseException | None, __: object) -> None:
@@ -205,10 +259,14 @@ def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseExc
 def _reports(setting: Setting, source: BatchSource, first_step: int, parts: ExitStack) -> list[Callback]:
     """What is written and shown of every step, in the order in which it happens; closed with ``parts``."""
     config, folder, log = setting.config, setting.folder, setting.log
-    trackers: list[Tracker] = [JsonLinesTracker(folder.open_lines("metrics.jsonl")), RayMetricsTracker(config.name)]
+    trackers: list[Tracker] = [JsonLinesTracker(folder.open_lines("metrics.jsonl")), RayMetricsTracker(setting.metrics)]
     if config.logging.tensorboard:
         trackers.append(TensorBoardTracker(folder.path / "tensorboard", first_step))
     fan_out = Trackers(trackers, log.logger)
+    for name, opening in open_services(
+        config.logging, config.name, folder.path, flatten(config.model_dump(mode="json"))
+    ):
+        fan_out.open(name, opening)
     parts.callback(fan_out.close)
     progress = ProgressLine(log.console, log.logger, config.name, setting.total_steps, first_step)
     parts.callback(progress.close)

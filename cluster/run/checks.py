@@ -16,6 +16,7 @@ from actors.plan import SHORT_MARGIN
 from buffer.snapshot import readable_state
 from cluster.config.paths import resolve_paths
 from cluster.config.run_config import RunConfig
+from cluster.reports.services import validate_installed
 from cluster.run.inputs import Inputs, count_steps, read_inputs
 from cluster.run.model_check import check_config, check_inputs, check_shell
 from cluster.run.resume_guard import validate_same_data, validate_same_run
@@ -67,7 +68,8 @@ def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes
     if allow_changes and not folder.resumed:
         raise UserError("--allow-change: the run starts anew; it goes with --resume")
     _validate_objective(config)
-    shell, inputs, notes = _model_and_inputs(config)
+    validate_installed(config.logging)
+    shell, inputs, notes = model_and_inputs(config)
     total_steps = count_steps(config, inputs)
     found = FoundCheckpoint()
     if folder.resumed:
@@ -90,11 +92,11 @@ def check_generation(config: RunConfig, out: Path) -> tuple[RunConfig, Inputs, t
         raise UserError(f"--out {out}: {out.absolute().parent} is no folder")
     validate_writable(out.absolute().parent, f"--out {out}")
     config = resolve_paths(config)
-    _, inputs, notes = _model_and_inputs(config)
+    _, inputs, notes = model_and_inputs(config)
     return config, inputs, tuple(notes)
 
 
-def _model_and_inputs(config: RunConfig) -> tuple[Shell, Inputs, list[str]]:
+def model_and_inputs(config: RunConfig) -> tuple[Shell, Inputs, list[str]]:
     """The model's empty shell, the run's inputs, and lines for the log. The model comes first: it takes seconds, the
     data may take minutes."""
     shell, notes = check_shell(config, check_config(config.model))

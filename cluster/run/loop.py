@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from cluster.reports.activity import Activity
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
 from cluster.run.held_out import HeldOut
@@ -31,6 +32,7 @@ def run_steps(
     progress: Progress,
     total_steps: int,
     interventions: Interventions,
+    activity: Activity,
 ) -> None:
     """Step from ``progress.step`` to ``total_steps``.
 
@@ -41,9 +43,11 @@ def run_steps(
     """
     for step in range(progress.step + 1, total_steps + 1):
         started = time.monotonic()
-        batch = source.next(step - 1)
+        with activity.doing("draw"):
+            batch = source.next(step - 1)
         stepping = time.monotonic()
-        done = group.step(batch.pairs)
+        with activity.doing("step"):
+            done = group.step(batch.pairs)
         train_s = time.monotonic() - stepping
         after = source.stepped(step, batch, done.scores)
         progress.step = step
@@ -51,13 +55,15 @@ def run_steps(
         metrics = _with_added_times(batch.metrics | done.metrics, after)
         idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
-        metrics |= held_out.metrics(step)
+        with activity.doing("evaluate"):
+            metrics |= held_out.metrics(step)
         callbacks.on_step(StepResult(step, batch, metrics, done.margins))
         interventions.look(step, metrics)
         checkpointer.poll()
         ending = step == total_steps or interventions.ending
         if ending or checkpointer.due(step) or interventions.checkpoint_due():
-            checkpointer.save(step, last=ending)
+            with activity.doing("checkpoint"):
+                checkpointer.save(step, last=ending)
         if ending and step < total_steps:
             callbacks.on_end(step)
             raise Stopped(step, interventions.signum)

@@ -11,6 +11,7 @@ from pathlib import Path
 import ray
 
 from cluster.config.run_config import RunConfig
+from cluster.reports.ray_metrics import EventCounts, RayMetrics
 from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, run_attempt
 from cluster.run.checks import LINES, check_run
@@ -19,7 +20,7 @@ from cluster.run.shrinking import fitted
 from cluster.run.stopping import ended_by_sigterm
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
-from cluster.storage.run_lock import run_lock
+from cluster.storage.run_lock import run_lock, say_where
 from cluster.workers.control import claim_name
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
 from cluster.workers.member import end_all
@@ -60,13 +61,16 @@ def train(
     with ExitStack() as stack:
         log = RunLog(config.name)
         stack.callback(log.close)
-        run = check_run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+        with log.activity.phase("reading model and data"):
+            run = check_run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
         config, inputs, folder, total_steps = run.config, run.inputs, run.folder, run.total_steps
         stack.enter_context(run_lock(folder.path))
         folder.validate_unchanged()
-        hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
+        with log.activity.phase("connecting to Ray"):
+            hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         stack.enter_context(ended_by_sigterm())  # now: Ray has set a handler of its own
         claim_name(config.name)
+        say_where(folder.path, ray.get_runtime_context().gcs_address)
         require_room(config, hardware, log.logger)
         validate_nodes(config, hardware)
         # Nothing of an earlier run was touched so far: whatever could be rejected has been.
@@ -93,7 +97,9 @@ def train(
             backoff_s=recovery.backoff_s,
         )
         policy = FailurePolicy(limits, config.inserts_per_step)
-        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy, run.adapters)
+        metrics = RayMetrics(config.name)
+        log.logger.addHandler(EventCounts(metrics))
+        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy, metrics, run.adapters)
         stack.callback(end_all, setting.survivors)
         try:
             closing = _attempts(setting, run.checkpoint, Progress(run.first_step))

@@ -31,6 +31,11 @@ class Inbox:
         self._await_next()
 
     @property
+    def mailbox(self) -> Worker:
+        """As it is open now."""
+        return self._mailbox
+
+    @property
     def awaited(self) -> Call:
         """Answers with the next request."""
         return self._awaited

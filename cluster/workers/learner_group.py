@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,19 +160,26 @@ class LearnerGroup:
         self._stall_s = stall_s
         self._patience: defaultdict[str, Patience] = defaultdict(lambda: Patience(stall_s))
 
-    def setup(self) -> str:
+    def setup(self, phase: Callable[[str], AbstractContextManager[Any]] = nullcontext) -> str:
         """Form the process group and load the model; returns why the forward is not the shared one, or nothing.
 
         The ranks meet here after loading, not in a collective with its time limit: one may have a model to download
         that others find on their disks.
 
+        Args:
+            phase: entered with the name of each part of it.
+
         Raises:
             UserError: the model can't be loaded, or does not fit the config.
         """
-        address, port = self._answers("address", [self._ranks[0].call("address")])[0]
-        self._all("rendezvous", address, port)
-        self._load_weights()
-        note: str = self._all("setup")[0]
+        with phase("starting the ranks' processes"):
+            address, port = self._answers("address", [self._ranks[0].call("address")])[0]
+        with phase("ranks meet"):
+            self._all("rendezvous", address, port)
+        with phase("ranks load the model"):
+            self._load_weights()
+        with phase("setting up DeepSpeed"):
+            note: str = self._all("setup")[0]
         return note
 
     def step(self, pairs: list[PreferencePair]) -> GroupStep:

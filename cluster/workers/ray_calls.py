@@ -168,6 +168,10 @@ class Worker:
         remote = getattr(self.handle, method)
         return (remote.options(concurrency_group=lane) if lane else remote).remote(*arguments)
 
+    def tell(self, method: str, *arguments: object) -> None:
+        """A call whose answer nobody waits for."""
+        getattr(self.handle, method).options(num_returns=0).remote(*arguments)
+
     def kill(self) -> None:
         ray.kill(self.handle)
 

@@ -14,7 +14,7 @@ import ray
 from ray._private.state import state
 
 from cluster.config.run_config import RunConfig
-from cluster.workers.room import Bundle, Demand, Node, fits, shortage
+from cluster.workers.room import Bundle, Demand, Node, fits, shortage, times
 from contracts.errors import UserError
 
 LARGE_BLOCKS = {
@@ -190,6 +190,12 @@ def largest_division(config: RunConfig, nodes: Sequence[Node], *, use_gpu: bool)
                     beside += 1  # noqa: PLW2901
                 return Division(count, count if config.cluster.colocate else beside)
     return None
+
+
+def spare_actors(config: RunConfig, *, use_gpu: bool) -> int:
+    """Generation actors that the nodes have room for beside what runs there now."""
+    bundle = actor_bundle(config, use_gpu=use_gpu)
+    return sum(times(node, bundle) for node in state.available_resources_per_node().values())
 
 
 def needed_cpus(config: RunConfig) -> float:

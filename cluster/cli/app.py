@@ -20,6 +20,7 @@ from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
 from cluster.cli.plan import plan
+from cluster.cli.recipes import recipes
 from cluster.cli.report import report
 from cluster.cli.train import sft, train
 from contracts.errors import UserError
@@ -32,9 +33,10 @@ app = typer.Typer(
     help="""Align a language model from supervised data alone (SAPO, arXiv 2405.20830): a moving average of the model
 rewrites segments of your responses, and the model learns to prefer the originals.
 
-**First run:** `python -m demo data`, `sapo sft configs/demo-sft.yaml`, `sapo train configs/demo.yaml`.
+**First run:** `python -m demo data`, `sapo recipes demo-sft demo`, `sapo sft configs/demo-sft.yaml`,
+`sapo train configs/demo.yaml`.
 
-**Your own:** copy configs/demo.yaml, set `model.path` and `data.path`; `sapo config --explain` explains every field,
+**Your own:** `sapo recipes` lists recipes and copies them; set `model.path` and `data.path`; `sapo config --explain` explains every field,
 and `sapo data my.yaml` shows what becomes of your data.
 Any field can be overridden on the command line: `sapo train my.yaml learner.steps=500 optimizer.lr=1e-6`.
 
@@ -52,6 +54,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "actors": actors,
     "checkpoint": checkpoint,
     "stop": stop,
+    "recipes": recipes,
     "config": config,
     "data": data,
     "report": report,

@@ -72,11 +72,15 @@ def main() -> int:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         _print(console, dict(zip(models, pool.map(_evaluated, models.values()), strict=True)))
     console.print(f"\nSAPO run: {sapo.bottleneck}")
+    program = _program("sapo")
     for what, where in (
         ("pairs that it trained on", sapo.folder / "samples.jsonl"),
         ("metrics of every step", sapo.folder / "metrics.jsonl"),
-        ("curves", f"{_program('sapo')} report {sapo.folder}"),
-        ("change it", f"{_program('sapo')} recipes demo --to mine, and {_program('sapo')} train mine/demo.yaml name=mine"),
+        ("curves", f"{program} report {sapo.folder}"),
+        (
+            "change it",
+            f"{program} recipes demo --to mine, then {program} train mine/demo.yaml name=mine",
+        ),
     ):
         console.print(f"{what}: {where}", soft_wrap=True, highlight=False)
     console.print(f"total: {time.monotonic() - started:.0f} s")

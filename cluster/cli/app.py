@@ -18,6 +18,7 @@ from cluster.cli.config import config
 from cluster.cli.data import data
 from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
+from cluster.cli.export import export
 from cluster.cli.generate import generate
 from cluster.cli.plan import plan
 from cluster.cli.recipes import recipes
@@ -36,12 +37,14 @@ rewrites segments of your responses, and the model learns to prefer the original
 **First run:** `python -m demo data`, `sapo recipes demo-sft demo`, `sapo sft configs/demo-sft.yaml`,
 `sapo train configs/demo.yaml`.
 
-**Your own:** `sapo recipes` lists recipes and copies them; set `model.path` and `data.path`; `sapo config --explain` explains every field,
-and `sapo data my.yaml` shows what becomes of your data.
+**Your own:** `sapo recipes` lists recipes and copies them; set `model.path` and `data.path`.
+`sapo config --explain` explains every field, and `sapo data my.yaml` shows what becomes of your data.
 Any field can be overridden on the command line: `sapo train my.yaml learner.steps=500 optimizer.lr=1e-6`.
 
 **Look:** `sapo doctor` says what this machine lacks, `sapo plan CONFIG` what a run needs and how long it takes;
 `sapo report RUN` and `sapo compare RUN…` write a page to look at.
+
+**Ship:** `sapo export RUN --to FOLDER` writes a folder that transformers and vLLM load, with a model card.
 
 **On a cluster:** `ray job submit --working-dir . -- python -m cluster train my.yaml`.""",
 )
@@ -57,13 +60,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "recipes": recipes,
     "config": config,
     "data": data,
+    "export": export,
     "report": report,
     "compare": compare,
     "plan": plan,
     "doctor": doctor,
 }
+TAKES_NEGATIVE = {"actors"}
+"""Commands with an argument that may begin with a minus; what else does is checked as its value."""
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, context_settings={"ignore_unknown_options": name in TAKES_NEGATIVE})(command)
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ ifeq ($(EXTRA),cpu)
 	  || $(BIN)/pip install -q --index-url https://download.pytorch.org/whl/cpu 'torch==$(TORCH)' \
 	  || { cat $(VENV)/torch.log >&2; exit 1; }
 endif
-	$(BIN)/pip install -q -e '.[$(EXTRA),dev]'
+	$(BIN)/pip install -q -e '.[$(EXTRA),dev,docs]'
 ifeq ($(EXTRA),cpu)
 	$(BIN)/pip uninstall -q -y $(UNWANTED)
 endif
@@ -88,6 +88,10 @@ bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, staleness,
 
 chaos: $(READY)  ## runs that are hit at random by kill -9, SIGSTOP and flipped bits (half an hour)
 	$(BIN)/python -m benchmarks.chaos
+
+docs: $(READY)  ## build/site: the documentation as HTML that needs no network
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+	@echo build/site/index.html
 
 wheel: $(READY)  ## dist/: the wheel and the source archive
 	$(BIN)/python -m build

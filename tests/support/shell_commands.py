@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -25,11 +25,21 @@ STAND_IN = REPOSITORY / "configs" / "demo.yaml"
 """For a config that is the reader's own."""
 
 
+def scripts(document: str) -> list[str]:
+    """The fenced blocks of a Markdown text that are shell."""
+    return [textwrap.dedent(body) for body in re.findall(r"^ *```sh\n(.*?)^ *```", document, re.MULTILINE | re.DOTALL)]
+
+
+def lines(script: str) -> list[str]:
+    """A script's commands as they stand, continued lines joined, without comments."""
+    joined = re.sub(r"\\\n\s*", " ", script).splitlines()
+    return [line for raw in joined if (line := re.sub(r"(^|\s)#.*$", "", raw).strip())]
+
+
 def commands(script: str) -> Iterator[list[str]]:
     """The words of every command of a shell script: lines joined where they go on, comments, variables' values and what
     connects commands left out."""
-    text = re.sub(r"\\\n\s*", " ", script)
-    for line in text.splitlines():
+    for line in lines(script):
         lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()")
         lexer.whitespace_split = True
         words: list[str] = []
@@ -53,7 +63,7 @@ def _inner(words: list[str]) -> Iterator[list[str]]:
 def sapo_words(words: list[str]) -> list[str] | None:
     """What stands after the program's name, where the command calls it, also at the end of another (``srun … --``)."""
     for position, word in enumerate(words):
-        if Path(word).name == "sapo":
+        if word == "sapo" or word.endswith("bin/sapo"):
             return words[position + 1 :]
         if word == "-m" and words[position + 1 : position + 2] == ["cluster"]:
             return words[position + 2 :]

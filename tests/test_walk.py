@@ -1,9 +1,9 @@
 """The documents are enough: their commands take a newcomer from an empty folder to an exported model.
 
 The walk of docs/start/cpu.md runs command by command, with the program installed from its wheel. Only the number of
-steps is small. Its installation is done by the fixture: the packages are 4 GB. In the folder that it leaves, the commands
-of all other documents run too: what would start engines with ``--dry-run``, and what needs a GPU, the hub or a run that is
-going on is held against the command line alone, by ``tests/test_docs.py``.
+steps is small. Its installation is done by the fixture: the packages are 4 GB. In the folder that it leaves, the
+commands of all other documents run too: what would start engines with ``--dry-run``. What needs a GPU, the hub or a run
+that is going on is held against the command line alone, by ``tests/test_docs.py``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ ELSEWHERE = {
     "mistral-7b": "needs the hub, for model and data",
     "llama-3": "needs the hub, for model and data",
 }
+STAND_INS = {"runs/mine": "runs/demo", "runs/debug": "runs/other", "my-model": "my-second-model"}
+"""Runs that the walk does not make, and a folder that it has made already."""
 RUN_ALL = """
 import json, os, sys, traceback
 from cluster.cli.app import main
@@ -83,7 +85,7 @@ def other_commands() -> Iterator[list[str]]:
 
 def prepared(words: list[str]) -> list[str]:
     """As it can run there: nothing starts, and checkpoints are those of the short run."""
-    short = [re.sub(r"runs/mine\b", "runs/demo", shortened(word)) for word in words if word not in ("--dry-run",)]
+    short = [STAND_INS.get(word, shortened(word)) for word in words if word != "--dry-run"]
     if words[0] in DRY:
         short.append("--dry-run")
     if "--resume" in words:
@@ -107,8 +109,8 @@ def test_a_newcomer_walks_from_an_empty_folder_to_an_exported_model_and_the_othe
         done = installed.run("bash", "-c", shortened(line), cwd=tmp_path, VLLM_LOGGING_LEVEL="ERROR")
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         if line.startswith("sapo recipes"):
-            for recipe in (tmp_path / "configs").glob("*.yaml"):
-                recipe.write_text(shortened(recipe.read_text()) + "logging: {record_pairs: true}\n")
+            for file in (tmp_path / "configs").glob("*.yaml"):
+                file.write_text(shortened(file.read_text()) + "logging: {record_pairs: true}\n")
     card = (tmp_path / "my-model" / "README.md").read_text()
     assert "| this model | greedy | " in card
     assert f"for {STEPS} of {STEPS} optimizer steps" in card
@@ -116,7 +118,8 @@ def test_a_newcomer_walks_from_an_empty_folder_to_an_exported_model_and_the_othe
     loads = "from transformers import pipeline; print(pipeline('text-generation', 'my-model')('write 3 numbers'))"
     assert "generated_text" in installed.run("python", "-c", loads, cwd=tmp_path).stdout
 
-    shutil.copy(tmp_path / "configs" / "demo.yaml", tmp_path / "my.yaml")
+    recipe = (tmp_path / "configs" / "demo.yaml").read_text()
+    (tmp_path / "my.yaml").write_text(recipe.replace("name: demo", "name: my-own"))
     shutil.copy(tmp_path / "runs" / "demo" / "pairs.arrow", tmp_path)
     shutil.copytree(tmp_path / "runs" / "demo", tmp_path / "runs" / "other")
     block = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs/howto/objective.md").read_text(), re.DOTALL)
@@ -124,8 +127,7 @@ def test_a_newcomer_walks_from_an_empty_folder_to_an_exported_model_and_the_othe
     (tmp_path / "mine.py").write_text(block[1])
     run = [prepared(words) for words in other_commands()]
     assert {words[0] for words in run} >= {*DRY, "data", "plan", "report", "compare", "export"}
-    file = tmp_path / "commands.json"
-    file.write_text(json.dumps(run) + "\n")
+    (tmp_path / "commands.json").write_text(json.dumps(run) + "\n")
     done = installed.run("bash", "-c", 'python -c "$PROGRAM" < commands.json', cwd=tmp_path, PROGRAM=RUN_ALL)
     statuses = json.loads(done.stdout.rpartition("STATUSES ")[2] or "[]")
     wrong = [

@@ -105,5 +105,5 @@ lock:  ## deploy/requirements-*.txt: the exact versions of all dependencies (nee
 	  $(foreach package,$(UNWANTED),--no-emit-package $(package)) -o requirements-cpu.txt
 	cd deploy && $(LOCK) ../pyproject.toml --extra gpu -o requirements-gpu.txt
 
-clean:  ## remove what runs leave (runs/, data/), not .venv
-	rm -rf runs data benchmarks/results
+clean:  ## remove what runs and builds leave (runs/, data/, build/, dist/), not .venv
+	rm -rf runs data benchmarks/results build dist

@@ -61,6 +61,13 @@ def test_shellcheck_has_nothing_to_say(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+def test_hadolint_has_nothing_to_say() -> None:
+    if not shutil.which("hadolint"):
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run(["hadolint", DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if not name.endswith("setup")])
 def test_every_call_of_the_program_in_the_scripts_is_a_command_of_it(name: str) -> None:
     calls = [words for command in commands(SCRIPTS[name]) if (words := sapo_words(command)) is not None]

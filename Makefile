@@ -89,8 +89,9 @@ bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, staleness,
 chaos: $(READY)  ## runs that are hit at random by kill -9, SIGSTOP and flipped bits (half an hour)
 	$(BIN)/python -m benchmarks.chaos
 
+# From nothing each time: the reference pages come from the program, which Sphinx does not watch.
 docs: $(READY)  ## build/site: the documentation as HTML that needs no network
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+	$(BIN)/python -m sphinx -E -a -q -W --keep-going -b html docs build/site
 	@echo build/site/index.html
 
 wheel: $(READY)  ## dist/: the wheel and the source archive

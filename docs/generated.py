@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import typer
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
@@ -38,8 +39,7 @@ def config_tables() -> Iterator[str]:
 def command_line() -> Iterator[str]:
     """What ``--help`` says, of every command."""
     group = get_command(app)
-    with group.make_context("sapo", [], resilient_parsing=True) as context:
-        yield get_docs_for_click(obj=group, ctx=context, name="sapo").partition("\n")[2]
+    yield get_docs_for_click(obj=group, ctx=typer.Context(group), name="sapo").partition("\n")[2]
 
 
 def recipe_table() -> Iterator[str]:

@@ -1,9 +1,9 @@
 """The documents are enough: their commands take a newcomer from an empty folder to an exported model.
 
 The walk of docs/start/cpu.md runs command by command, with the program installed from its wheel. Steps, rows and ranks
-are few. Its installation is done by the fixture: the packages are 4 GB. In the folder that it leaves, the commands of all
-other documents run too: what would start engines with ``--dry-run``. What needs a GPU, the hub or a run that is going on
-is held against the command line alone, by ``tests/test_docs.py``.
+are few. The fixture does the installation: the packages are 4 GB. In the folder that the walk leaves, the commands of
+all other documents run too: what would start engines with ``--dry-run``. What needs a GPU, the hub or a run that is
+going on is held against the command line alone, by ``tests/test_docs.py``.
 """
 
 from __future__ import annotations

@@ -85,14 +85,19 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         raise UserError(f"{path}: damaged: {first['loc'][0]}: {first['msg']}") from error
 
 
-def verify(folder: Path) -> CheckpointManifest:
+def verify(folder: Path, below: str = "") -> CheckpointManifest:
     """Read every file of the checkpoint and compare it with the manifest.
+
+    Args:
+        below: read only files whose paths begin so.
 
     Raises:
         UserError: a file is missing or is not what was written, or the manifest can't be used.
     """
     manifest = read_manifest(folder)
     for name, written in manifest.files.items():
+        if not name.startswith(below):
+            continue
         path = folder / name
         try:
             if path.stat().st_size != written.bytes:

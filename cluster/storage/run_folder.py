@@ -89,7 +89,7 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path | None:
         """The whole checkpoint of the highest step; unfinished ones carry another name."""
-        return max(self._whole(), key=_step_of, default=None)
+        return next(reversed(self._whole()), None)
 
     def newest_valid_checkpoint(self) -> FoundCheckpoint:
         """The newest checkpoint whose files are all what was written.
@@ -98,7 +98,7 @@ class RunFolder:
             UserError: there are some, and none is valid; it says what is wrong with the newest.
         """
         damaged: list[UserError] = []
-        for folder in sorted(self._whole(), key=_step_of, reverse=True):
+        for folder in reversed(self._whole()):
             try:
                 return FoundCheckpoint(folder, verify(folder), tuple(map(str, damaged)))
             except UserError as error:
@@ -124,13 +124,13 @@ class RunFolder:
 
     def prune(self, keep: int) -> None:
         """Delete all but the newest ``keep`` checkpoints, and unfinished ones."""
-        for folder in sorted(self._whole(), key=_step_of)[:-keep]:
+        for folder in self._whole()[:-keep]:
             shutil.rmtree(folder)
         for folder in self.checkpoints.glob("step-*.tmp"):
             shutil.rmtree(folder)
 
     def _whole(self) -> list[Path]:
-        return [p for p in self.checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
+        return whole_checkpoints(self.checkpoints)
 
     def validate_lines(self, name: str) -> None:
         """Raises:
@@ -150,6 +150,11 @@ class RunFolder:
     def open_lines(self, name: str) -> JsonLines:
         """A JSONL file of the run, to append to."""
         return JsonLines(self.path / name)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Those in a run's folder of checkpoints, the oldest first; unfinished and damaged ones have other names."""
+    return sorted((p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=_step_of)
 
 
 def as_yaml(config: RunConfig) -> str:

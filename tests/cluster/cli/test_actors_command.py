@@ -13,3 +13,5 @@ def test_actors_ask_for_a_cluster(sapo: Sapo, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.chdir(tmp_path)
     assert sapo("actors", "1", "--run", "r").rejection.startswith("run r: no run folder runs/r here")
+    assert sapo("actors", "-1", "--run", "r").rejection.startswith("run r: no run folder runs/r here")
+    assert sapo("actors", "1", "--rum", "r").status == 2

@@ -13,7 +13,7 @@ from cluster.export.hub import push, validate_new
 from cluster.export.model_card import CardExtras, model_card
 from cluster.export.source import ADAPTER_CONFIG, ExportSource, What, find_source, read_json
 from cluster.export.weights import DTYPES, copy_adapter, copy_weights, validate_file_size
-from cluster.storage.checkpoints import written_aside
+from cluster.storage.checkpoints import deleted_on_error, open_aside, publish
 from contracts.errors import UserError, first_line
 
 CARD = "README.md"
@@ -65,9 +65,11 @@ def export(job: ExportJob) -> Exported:
     if job.push_to_hub:
         validate_new(job.push_to_hub)
     try:
-        with written_aside(job.to.absolute()) as folder:
+        folder = open_aside(job.to.absolute())
+        with deleted_on_error(folder):
             weight_bytes = _write(source, folder, job)
             card.save(folder / CARD)
+            publish(folder, job.to.absolute())
     except OSError as error:
         raise UserError(f"--to {job.to}: can't be written: {error.strerror or first_line(error)}") from error
     files = tuple(sorted(str(path.relative_to(job.to)) for path in job.to.rglob("*") if path.is_file()))

@@ -91,7 +91,7 @@ def model_card(source: ExportSource, address: str, dtype: str | None, extras: Ca
         "license": license_,
         "license_given": extras.license is not None,
     }
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701  Markdown
     body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(values)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}", ignore_metadata_errors=False)
 

@@ -5,7 +5,6 @@ What would end a run after its model is loaded, or at its first checkpoint, show
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +85,7 @@ def open_shell(model: ModelConfig, config: PreTrainedConfig, vocabulary: int = 0
 
 def _why(error: Exception, config: PreTrainedConfig) -> str:
     """What is wrong, in words of the file in which it is."""
-    if isinstance(error, pickle.UnpicklingError | EOFError):
+    if type(error).__name__ in ("UnpicklingError", "EOFError"):
         # torch's own words advise to run whatever code the file has in it.
         return "a .bin file of its weights is damaged, or holds more than tensors: bring them as safetensors"
     if isinstance(error, KeyError) and error.args:  # a name that is looked up in a table of transformers'

@@ -118,7 +118,10 @@ def test_what_does_not_exist_is_found():
     assert missing_benchmarks(text) == ["gone"]
 
 
-FOREIGN = {".", "cd", "docker", "export", "kubectl", "pip", "python3.11", "sbatch", "sha256sum", "sky", "tensorboard"}
+FOREIGN = {
+    *(".", "cd", "docker", "export", "grafana-server", "kubectl", "pip", "prometheus", "python3.11", "sbatch"),
+    *("sha256sum", "sky", "tensorboard"),
+}
 """Programs that are not this project's. Of their arguments only files of this project are looked at."""
 
 

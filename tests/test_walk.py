@@ -85,6 +85,10 @@ def other_commands() -> Iterator[list[str]]:
                     yield words
 
 
+LIVE = {"status", "dashboard", "debug"}
+"""They need a run that goes on, a cluster's folder, or somebody at the debugger: their own tests run them."""
+
+
 def prepared(words: list[str]) -> list[str]:
     """As it can run there: nothing starts, and checkpoints are those of the short run."""
     short = [STAND_INS.get(word, shortened(word)) for word in words if word != "--dry-run"]
@@ -128,7 +132,7 @@ def test_a_newcomer_walks_from_an_empty_folder_to_an_exported_model_and_the_othe
     block = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs/howto/objective.md").read_text(), re.DOTALL)
     assert block
     (tmp_path / "mine.py").write_text(block[1])
-    run = [prepared(words) for words in other_commands()]
+    run = [prepared(words) for words in other_commands() if words[0] not in LIVE]
     assert {words[0] for words in run} >= {*DRY, "data", "plan", "report", "compare", "export"}
     (tmp_path / "commands.json").write_text(json.dumps(run) + "\n")
     done = installed.run("bash", "-c", 'python -c "$PROGRAM" < commands.json', cwd=tmp_path, PROGRAM=RUN_ALL)

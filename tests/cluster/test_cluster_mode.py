@@ -232,7 +232,7 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_what_it_does(cluster, t
     assert written, timeline.stderr
     spans = {event["cat"] for event in json.loads(Path(written[0]).read_text()) if "cat" in event}
     Path(written[0]).unlink()
-    assert spans >= {"draw", "step"}  # of driver and ranks; those of actors have not been seen there
+    assert spans >= {"draw", "step", "publish"}  # of driver and ranks; those of actors have not been seen there
     assert asked.returncode == 0, asked.stderr
     assert "asked run job for +1 actor(s)" in asked.stdout
     text = log.read_text()

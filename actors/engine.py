@@ -184,11 +184,10 @@ class SegmentEngine:
         self._updating = False
         if self._keeps_base and not damaged:
             await self._engine.collective_rpc("apply_adapters")
+            self._adapters = published_adapters()
         await self._validate_accepted()
         if damaged:
             raise RuntimeError(f"weights: {len(damaged)} arrived damaged, the first is {damaged[0]}")
-        if self._keeps_base:
-            self._adapters = published_adapters()
         if self._asleep:
             await self._engine.wake_up(tags=[CACHE])
             self._asleep.clear()

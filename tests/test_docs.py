@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pytest
 import torch
 
 from learner.loss.objectives import Scores
+from support.browser import CHROMIUM, dumped
 from support.shell_commands import commands, complaint, sapo_words, scripts
 
 ROOT = Path(__file__).parents[1]
@@ -259,7 +259,6 @@ def test_the_site_has_every_page_and_asks_nobody_for_anything(site: Path) -> Non
     assert "--max-shard-size" in (site / "reference" / "cli.html").read_text(encoding="utf-8")
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FRAMES = """<script>
 const pages = {pages}, said = [];
 onload = async () => {{
@@ -286,20 +285,8 @@ def test_a_browser_opens_every_page_from_the_disk_without_an_error(site: Path, t
     pages = [[(site / name).as_uri(), width] for name in names for width in (1200, 390)]
     pages.append([(site / "search.html").as_uri() + "?q=staleness", 1200])
     (tmp_path / "frames.html").write_text(FRAMES.format(pages=pages))
-    options = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--allow-file-access-from-files",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--virtual-time-budget=60000",
-        "--enable-logging=stderr",
-        "--dump-dom",
-    ]
-    address = (tmp_path / "frames.html").as_uri()
-    ran = subprocess.run([str(CHROMIUM), *options, address], capture_output=True, text=True, check=True, timeout=240)
-    assert "CONSOLE" not in ran.stderr, ran.stderr
-    said = ran.stdout.partition("</script>")[2].partition("<body>")[2].partition("</body>")[0].split(";")
+    shown = dumped(tmp_path / "frames.html", budget_ms=60_000, timeout_s=240)
+    said = shown.partition("</script>")[2].partition("<body>")[2].partition("</body>")[0].split(";")
     assert len(said) == len(pages)
     assert [line for line in said if "overflow=0 " not in line] == []
     assert not said[-1].endswith("hits=0")

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from actors.weights.acceptance import REFUSALS, Acceptance
-from contracts.errors import first_line
+from contracts.errors import named
 
 ADAPTERS = 1
 """vLLM's number of the adapters that are published; there are no others."""
@@ -50,7 +50,7 @@ def install(model: nn.Module, tensors: Mapping[str, Tensor]) -> Acceptance:
         manager.add_adapter(adapters)
         manager.activate_adapter(ADAPTERS)
     except REFUSALS as error:
-        acceptance.refusal = f"{type(error).__name__}: {first_line(error)}"
+        acceptance.refusal = named(error)
         return acceptance
     acceptance.passed_over = sorted(adapters.loras.keys() - manager.modules.keys())
     return acceptance

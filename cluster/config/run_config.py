@@ -80,6 +80,11 @@ class RunConfig(Section):
         return self.deterministic and self.weights.max_staleness == 0
 
     @property
+    def publishes_adapters(self) -> bool:
+        """Whether actors get LoRA adapters to apply, not whole weights."""
+        return self.method == "sapo" and self.model.lora is not None and self.weights.lora == "adapters"
+
+    @property
     def run_dir(self) -> Path:
         return Path(self.output_dir) / self.name
 

@@ -13,16 +13,13 @@ from typing import Any
 import torch
 
 from actors.engine_options import environment
-from actors.messages import EngineSpec, Work
-from actors.plan import Plan
 from cluster.config.run_config import RunConfig
 from cluster.data.tokenizer import text_decoder, vocabulary_size
 from cluster.debugging.stops import Phase, Stops
 from cluster.run.inputs import Inputs
-from cluster.sources.dataset import DatasetSource, SupervisedSource
-from cluster.sources.replay import ReplaySource
+from cluster.sources.fixed import fixed_source
+from cluster.workers.specs import engine_spec, rank_spec, work_of
 from contracts.ports import free_port
-from learner.messages import RankSpec
 from learner.rank import LearnerRank
 
 ACTOR = "actor-0"
@@ -75,11 +72,8 @@ async def _rollouts(config: RunConfig, inputs: Inputs, total_steps: int, steps: 
     from actors.generator import GenerationActor
 
     buffer = LocalBuffer(config, stops.written)
-    table, generation = inputs.table, config.generation
-    plan = Plan(
-        config.seed, table.response_lengths, generation.segment_length, generation.responses_per_prompt, table.shares
-    )
-    actor = GenerationActor(ACTOR, _engine(config, inputs), generation, Work(plan, table), buffer)
+    engine = engine_spec(config, ends=inputs.ends.ids, backend="shm", use_gpu=torch.cuda.is_available())
+    actor = GenerationActor(ACTOR, engine, config.generation, work_of(config, inputs.table), buffer)
     rank.stage(0)
     await weights.deliver(actor)
     working = asyncio.ensure_future(actor.run())
@@ -102,12 +96,7 @@ async def _rollouts(config: RunConfig, inputs: Inputs, total_steps: int, steps: 
 
 def _fixed(config: RunConfig, inputs: Inputs, total_steps: int, steps: int, stops: Stops) -> None:
     """The methods without actors."""
-    source: DatasetSource | ReplaySource
-    if config.method == "replay":
-        source = ReplaySource(inputs.batches)
-    else:
-        kind = SupervisedSource if config.method == "sft" else DatasetSource
-        source = kind(inputs.table, seed=config.seed, batch_size=config.learner.batch_size)
+    source = fixed_source(config, inputs.table, inputs.batches)
     rank = _rank(config, inputs, total_steps, None)
     for step in range(1, steps + 1):
         batch = source.next(step - 1)
@@ -122,37 +111,10 @@ def _fixed(config: RunConfig, inputs: Inputs, total_steps: int, steps: int, stop
 def _rank(config: RunConfig, inputs: Inputs, total_steps: int, sink: Any) -> LearnerRank:
     """A learner rank that is a group of its own."""
     os.environ.setdefault("OMP_NUM_THREADS", str(config.learner.threads_per_rank))
-    vocabulary = vocabulary_size(inputs.tokenizer) if config.method != "sapo" and config.model.add_tokens else 0
-    spec = RankSpec(
-        model=config.model,
-        objective=config.objective,
-        reference=config.reference,
-        optimizer=config.optimizer,
-        learner=config.learner,
-        ema=config.ema,
-        max_length=config.data.max_length,
-        total_steps=total_steps,
-        seed=config.seed,
-        deterministic=config.repeatable_on_gpu,
-        ends=inputs.ends.ids,
-        vocabulary=vocabulary,
-    )
+    vocabulary = vocabulary_size(inputs.tokenizer) if config.model.add_tokens else 0
+    spec = rank_spec(config, total_steps, ends=inputs.ends.ids, vocabulary=vocabulary)
     rank = LearnerRank(0, 1, spec, sink)
     rank.rendezvous("127.0.0.1", free_port())
     rank.load_weights()
     rank.setup()
     return rank
-
-
-def _engine(config: RunConfig, inputs: Inputs) -> EngineSpec:
-    return EngineSpec(
-        model=config.model.path,
-        dtype=config.model.dtype,
-        max_length=config.data.max_length,
-        ends=inputs.ends.ids,
-        seed=config.seed,
-        backend="shm",
-        use_gpu=torch.cuda.is_available(),
-        trust_remote_code=config.model.trust_remote_code,
-        batch_invariant=config.repeatable_on_gpu,
-    )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cluster.reports.duration import duration
+from cluster.reports.duration import duration, speed
 
 PLAIN_LINE_EVERY_S = 10.0
 PROGRESS = {"progress": True}
@@ -58,7 +58,7 @@ class ProgressLine:
         else:
             seconds = max(now - self._first_done, 1e-9)
             rate = (step - self._first - 1) / seconds
-            figures += f"  {rate:.1f} steps/s" if rate >= 1 else f"  {1 / rate:.1f} s/step"
+            figures += f"  {speed(rate)}"
             self._tokens += metrics.get("tokens/trained", 0.0)
             figures += f"  {self._tokens / seconds:,.0f} tokens/s" if self._tokens else ""
             left = f"  {duration((self._total - step) / rate)} left"

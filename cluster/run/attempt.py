@@ -41,8 +41,7 @@ from cluster.run.machine import MachineWatch
 from cluster.run.skips import SkippedBatches, Skips
 from cluster.run.stopping import StopRequest
 from cluster.sources.base import BatchSource
-from cluster.sources.dataset import DatasetSource, SupervisedSource
-from cluster.sources.replay import ReplaySource
+from cluster.sources.fixed import fixed_source
 from cluster.sources.rollouts import RolloutSource
 from cluster.status.collector import About, Collector, Rollouts
 from cluster.storage.recording import PairRecorder
@@ -192,11 +191,7 @@ def start_parts(
     ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label, ends=ends, vocabulary=vocabulary)
     parts.callback(ranks.shutdown)
     group = LearnerGroup(ranks, RayCalls(), config.recovery.stall_s, setting.log.logger)
-    batch_size = config.learner.batch_size
-    if config.method == "replay":
-        return group, ReplaySource(inputs.batches)
-    kind = SupervisedSource if config.method == "sft" else DatasetSource
-    return group, kind(inputs.table, seed=config.seed, batch_size=batch_size)
+    return group, fixed_source(config, inputs.table, inputs.batches)
 
 
 def _start_rollouts(

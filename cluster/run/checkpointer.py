@@ -10,7 +10,6 @@ from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import ray
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +24,7 @@ from cluster.workers.patience import Patience
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.background import in_background
 from contracts.errors import UserError, first_line
+from contracts.written import write_files, written_by
 
 CLOSING_S = 10.0
 """After a failure, how long the checkpoint that is being written is waited for."""
@@ -81,6 +81,7 @@ class Checkpointer:
         self._content, self._on_whole, self._log, self._clock = content, on_whole, log, clock
         self._patience = Patience(stall_s)
         self._tokenizer_files: dict[str, bytes] = {}
+        """Taken once; they do not change."""
         self._writing: _Writing | None = None
         self._last = clock()
 
@@ -148,10 +149,10 @@ class Checkpointer:
     def _complete(self, step: int, aside: Path, parts: list[Callable[[], object]]) -> None:
         """Runs beside training: the driver's own files, everything durable, the manifest."""
         with deleted_on_error(aside):
+            if not self._tokenizer_files:
+                self._tokenizer_files = written_by(self._content.tokenizer.save_pretrained)
             for name in ("policy", "ema"):
-                (aside / name).mkdir(exist_ok=True)
-                for file, content in self._files_of_the_tokenizer().items():
-                    (aside / name / file).write_bytes(content)
+                write_files(aside / name, self._tokenizer_files)
             (aside / "config.yaml").write_text((self._folder.path / "config.yaml").read_text())
             for written in parts:
                 written()
@@ -195,11 +196,3 @@ class Checkpointer:
         if last or self._config.on_error == "end":
             raise UserError(f"{text}; {kept}") from failure
         self._log.error("%s; training goes on without it, %s", text, kept, extra={"event": "checkpoint failed"})
-
-    def _files_of_the_tokenizer(self) -> dict[str, bytes]:
-        """Taken once; they do not change."""
-        if not self._tokenizer_files:
-            with TemporaryDirectory(prefix="sapo-") as name:
-                self._content.tokenizer.save_pretrained(name)
-                self._tokenizer_files = {path.name: path.read_bytes() for path in Path(name).iterdir()}
-        return self._tokenizer_files

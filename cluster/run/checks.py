@@ -108,10 +108,11 @@ def _adapters(config: RunConfig, shell: Shell) -> Adapters | None:
     """Raises:
     UserError: engines can't apply them.
     """
-    if config.method != "sapo" or config.model.lora is None or config.weights.lora == "merged":
+    lora = config.model.lora
+    if lora is None or not config.publishes_adapters:
         return None
     validate_applicable(shell.module)
-    return Adapters(config.model.lora.rank, adapted_layers(shell.module))
+    return Adapters(lora.rank, adapted_layers(shell.module))
 
 
 def _validate_objective(config: RunConfig) -> None:

@@ -15,10 +15,10 @@ from cluster.reports.bottleneck import Machine, bottleneck
 from cluster.reports.ray_metrics import RayMetrics
 from cluster.reports.run_log import RunLog
 from cluster.reports.samples import Decode, readable
-from cluster.reports.trackers import finite
+from cluster.reports.trackers import Figures, finite
 from cluster.run.callbacks import Callback, StepResult
 from cluster.status.board import ActorLine, Board, BufferLine, EventLine
-from cluster.status.recent import STEPS, ActorHistory, Figures, learner_idle, seconds_of, shares
+from cluster.status.recent import STEPS, ActorHistory, learner_idle, seconds_of, shares
 from cluster.workers.member import Member, State
 from cluster.workers.ray_calls import Call, Calls, WorkerFailure
 from contracts.errors import UserError

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.reports.page.run_record import RunRecord, read_run
+from cluster.reports.trackers import Figures
 from cluster.status.board import Board, EventLine
-from cluster.status.recent import STEPS, Figures, learner_idle, seconds_of
+from cluster.status.recent import STEPS, learner_idle, seconds_of
 from cluster.workers.control import find_control, going_on
 from cluster.workers.ray_calls import RayCalls, WorkerFailure
 from contracts.errors import UserError

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from actors.messages import ActorStatus
 from cluster.reports.bottleneck import Shares
+from cluster.reports.trackers import Figures
 
 STEPS = 20
 WINDOW_S = 30.0
 CAUSES = {"time/draw_wait_s": "pairs", "time/weights_wait_s": "weights", "time/publish_s": "publication"}
 """What a learner waits for, by the metric that has its seconds."""
-
-Figures = Mapping[str, float | None]
 
 
 def seconds_of(steps: Sequence[Figures], name: str) -> float:

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cluster.reports.duration import duration
+from cluster.reports.duration import duration, speed
 from cluster.status.board import ActorLine, Board
 
 STALE_S = 15.0
@@ -71,8 +71,7 @@ def _head(board: Board, *, live: bool, now: float) -> Text:
     if board.attempt > 1:
         text.append(f"  attempt {board.attempt}", style="yellow not bold")
     if board.step_s:
-        speed = f"{1 / board.step_s:.1f} steps/s" if board.step_s <= 1 else f"{board.step_s:.1f} s/step"
-        text.append(f"  {speed}  {board.tokens_per_s:,.0f} tokens/s", style="not bold")
+        text.append(f"  {speed(1 / board.step_s)}  {board.tokens_per_s:,.0f} tokens/s", style="not bold")
     if live and board.left_s is not None:
         text.append(f"  {duration(board.left_s)} left", style="not bold")
     if not live:

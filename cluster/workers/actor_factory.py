@@ -8,14 +8,14 @@ import ray
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
-from actors.messages import Adapters, Backend, EngineSpec, Work
-from actors.plan import Plan
+from actors.messages import Adapters, Backend, EngineSpec
 from actors.token_table import TokenTable
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
 from cluster.weights.publisher_spec import choose_backend
 from cluster.workers.ray_calls import Call, Placement, Worker
 from cluster.workers.resources import Bundle, Hardware, actor_bundle
+from cluster.workers.specs import engine_spec, work_of
 
 CONCURRENT_CALLS = 1000
 """Awaitable calls an actor may have open: one long-running ``run`` and the control calls beside it."""
@@ -58,30 +58,16 @@ class ActorFactory:
             beside: the ranks' place, where each actor shares a rank's GPU.
             adapters: what is published, where it is not whole weights.
         """
-        generation = config.generation
-        engine = EngineSpec(
-            model=config.model.path,
-            dtype=config.model.dtype,
-            max_length=config.data.max_length,
-            ends=ends,
-            seed=config.seed,
-            backend=backend_of(config, hardware),
-            use_gpu=hardware.use_gpu,
-            trust_remote_code=config.model.trust_remote_code,
-            sleep_mode=config.cluster.colocate,
-            batch_invariant=config.repeatable_on_gpu,
-            adapters=adapters,
-        )
-        segment, responses = generation.segment_length, generation.responses_per_prompt
-        plan = Plan(config.seed, table.response_lengths, segment, responses, table.shares)
         return cls(
             label=label,
-            engine=engine,
-            generation=generation,
+            engine=engine_spec(
+                config, ends=ends, backend=backend_of(config, hardware), use_gpu=hardware.use_gpu, adapters=adapters
+            ),
+            generation=config.generation,
             bundle=actor_bundle(config, use_gpu=hardware.use_gpu),
             environment=hardware.environment(threads=1),
             buffer=buffer,
-            work=ray.put(Work(plan, table)),
+            work=ray.put(work_of(config, table)),
             beside=beside,
             _free=list(range(len(beside.bundles))) if beside else [],
         )

@@ -20,8 +20,9 @@ from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.patience import Patience
 from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure, wait_for_all
 from cluster.workers.resources import Hardware, rank_bundle, rank_share
+from cluster.workers.specs import rank_spec
 from contracts.pair import PreferencePair, ReferenceScore
-from learner.messages import RankSpec, StepReport
+from learner.messages import StepReport
 from learner.model.packing import split_by_cost
 from learner.rank import LearnerRank
 
@@ -83,20 +84,8 @@ class Ranks:
         placement = Placement.ask(bundles, config.cluster.strategy, f"{label}-learner")
         purpose = f"the learner group ({learner.ranks} ranks, {config.cluster.strategy})"
         placement.require(config.cluster.start_timeout_s, purpose)
-        spec = RankSpec(
-            model=config.model,
-            objective=config.objective,
-            reference=config.reference,
-            optimizer=config.optimizer,
-            learner=learner,
-            ema=config.ema,
-            max_length=config.data.max_length,
-            total_steps=total_steps,
-            seed=config.seed,
-            deterministic=config.repeatable_on_gpu,
-            ends=ends,
-            vocabulary=vocabulary,
-            adapters_alone=config.model.lora is not None and config.weights.lora == "adapters",
+        spec = rank_spec(
+            config, total_steps, ends=ends, vocabulary=vocabulary, adapters_alone=config.publishes_adapters
         )
         workers = tuple(
             placement.start(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from contracts.written import write_files, written_by
 from learner.model.dropout import dropout_as_at_the_start
 from learner.model.forward import causal_model
 from learner.zero.tensor_files import WeightFiles
@@ -29,9 +29,7 @@ def save_model(
         announced: what ``weights`` yields.
         weights: written as they come; one at a time is held in host memory.
     """
-    for name, content in configuration.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+    write_files(folder, configuration)
     files = WeightFiles(folder, announced)
     for name, tensor in weights:
         files.put(name, tensor)
@@ -47,10 +45,7 @@ def saved_metadata(module: nn.Module) -> list[WeightMetadata]:
 def configuration_files(model: PreTrainedModel, ends: Sequence[int]) -> dict[str, bytes]:
     """What ``save_configuration`` writes, by name: taken once, because writing it changes the model for a moment, and
     checkpoints are written while it trains."""
-    with TemporaryDirectory(prefix="sapo-") as name:
-        save_configuration(Path(name), model, ends)
-        files = [path for path in Path(name).rglob("*") if path.is_file()]
-        return {str(path.relative_to(name)): path.read_bytes() for path in files}
+    return written_by(lambda folder: save_configuration(folder, model, ends))
 
 
 def save_configuration(folder: Path, model: PreTrainedModel, ends: Sequence[int]) -> None:

@@ -71,8 +71,14 @@ def parts(tmp_path: Path) -> Iterator[SimpleNamespace]:
     parts.group.may_write.set()
 
 
-def made(parts: SimpleNamespace, **config: Any) -> Checkpointer:
-    tokenizer: Any = SimpleNamespace(save_pretrained=lambda folder: Path(folder, "tokenizer.json").write_text("{}"))
+def save_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def made(
+    parts: SimpleNamespace, save_pretrained: Callable[[Path], None] = save_tokenizer, **config: Any
+) -> Checkpointer:
+    tokenizer: Any = SimpleNamespace(save_pretrained=save_pretrained)
     source: Any = SimpleNamespace(snapshot=lambda folder: lambda: None)
     settings = CheckpointConfig.model_validate(config)
     return Checkpointer(
@@ -212,3 +218,15 @@ def test_what_dies_or_stands_still_meanwhile_is_not_a_full_disk(parts: SimpleNam
     with pytest.raises(type(error)):
         poll_until(lambda: False, checkpointer)
     assert not names(parts)
+
+
+def test_a_tokenizer_with_several_chat_templates_is_saved_with_all_of_them(parts: SimpleNamespace) -> None:
+    """transformers writes those beside the first into a folder of their own."""
+
+    def save(folder: Path) -> None:
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tools.jinja").write_text("t")
+
+    made(parts, save).save(4, last=True)
+    for name in ("policy", "ema"):
+        assert (parts.folder.checkpoint(4) / name / "additional_chat_templates" / "tools.jinja").read_text() == "t"

@@ -14,9 +14,9 @@ from cluster.reports.page import html
 from cluster.reports.page.compare import compare_page
 from cluster.reports.page.report import report_page
 from contracts.errors import UserError
+from support.browser import CHROMIUM, dumped
 from support.run_folders import event, make_run, sample, write_lines
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NODE = shutil.which("node")
 STRUCK = [
     event(0, "started", step=0),
@@ -164,21 +164,9 @@ def test_a_browser_draws_the_page_without_an_error_at_both_widths(tmp_path: Path
     pytest.importorskip("plotly")
     (tmp_path / "page.html").write_text(report_page(make_run(tmp_path / "r", events=STRUCK)))
     (tmp_path / "frame.html").write_text(BROWSER.format(width=width))
-    options = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--allow-file-access-from-files",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"--window-size={max(width, 500)},20000",
-        "--virtual-time-budget=12000",
-        "--enable-logging=stderr",
-        "--dump-dom",
-    ]
-    address = (tmp_path / "frame.html").as_uri()
-    ran = subprocess.run([str(CHROMIUM), *options, address], capture_output=True, text=True, check=True, timeout=120)
-    assert "CONSOLE" not in ran.stderr, ran.stderr
-    said = " ".join(ran.stdout.partition('id="said">')[2].partition("</p>")[0].split())
+    window = f"--window-size={max(width, 500)},20000"
+    shown = dumped(tmp_path / "frame.html", window, budget_ms=12_000, timeout_s=120)
+    said = " ".join(shown.partition('id="said">')[2].partition("</p>")[0].split())
     overflow, drawn, pairs = said.split()
     done, whole = drawn.removeprefix("drawn=").split("/")
     assert (overflow, done, pairs) == ("overflow=0", whole, "pairs=2")

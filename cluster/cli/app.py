@@ -19,6 +19,7 @@ from cluster.cli.data import data
 from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
 from cluster.cli.generate import generate
+from cluster.cli.judge import judge
 from cluster.cli.plan import plan
 from cluster.cli.report import report
 from cluster.cli.train import sft, train
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "sft": sft,
     "eval": evaluate,
+    "judge": judge,
     "generate": generate,
     "actors": actors,
     "checkpoint": checkpoint,

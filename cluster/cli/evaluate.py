@@ -1,48 +1,132 @@
-"""``sapo eval``: models compared on prompts."""
+"""``sapo eval``: models compared by a check of the user's own, or their responses in a file for others to judge."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cluster.cli.arguments import DryRun
+from contracts.errors import UserError
+
+SAMPLES = 4
+TEMPERATURE = 0.7
+"""Of the sampled responses that a check scores."""
+MAX_TOKENS = {"check": 256, "write": 1024}
 
 
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Folders or hub names of models, compared in one table.")],
-    prompts: Annotated[Path, typer.Option(help="JSONL with `messages` or `prompt`.")],
-    check: Annotated[str, typer.Option(help="`module:function` from (prompt, response) to a number or bool.")],
-    samples: Annotated[int, typer.Option(min=1, help="Sampled responses per prompt.")] = 4,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of the sampled ones.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 256,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSONL with `messages`, `instruction` or `prompt`; for mt-bench its questions.")
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option(help="`module:function` from (prompt, response) to a number or bool.")
+    ] = None,
+    write: Annotated[
+        Literal["alpaca-eval", "mt-bench"] | None,
+        typer.Option(help="Write one response to each prompt, in this format, to --out."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --write: the file.")] = None,
+    name: Annotated[str | None, typer.Option(help="With --write: the model's name in the file.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help=f"With --check: sampled responses per prompt (default {SAMPLES}).")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help=f"Of sampled responses: {TEMPERATURE:g} with --check. Files are written greedily without it, and "
+            "mt-bench at its own temperatures.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help=f"Longest response: {MAX_TOKENS['check']} with --check, {MAX_TOKENS['write']} with --write."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Score models on prompts with a check of your own, greedily and sampled."""
+    """Score models on prompts with a check of your own, greedily and sampled; or write their responses to a file."""
+    modes = {"check": check, "write": write}
+    mode = _only(modes)
+    options = {"out": out, "name": name, "samples": samples}
+    _reject_foreign(mode, options, {"check": {"samples"}, "write": {"out", "name"}})
+    if prompts is None:
+        raise UserError(f"--{mode} needs --prompts FILE")
+    longest = max_tokens or MAX_TOKENS[mode]
+    if write:
+        _write(models, prompts, out, write, name=name, temperature=temperature, max_tokens=longest, dry_run=dry_run)
+        return
+    assert check is not None
+    count, heat = samples or SAMPLES, TEMPERATURE if temperature is None else temperature
     if dry_run:
         from cluster.evaluation.dry_run import dry_evaluation
 
         for model in models:
-            print(dry_evaluation(model, prompts, check, samples=samples, max_tokens=max_tokens))
+            print(dry_evaluation(model, prompts, check, samples=count, max_tokens=longest))
         return
     from cluster.evaluation.evaluate import evaluate as run
 
     results = {
-        model: run(model, prompts, check, samples=samples, temperature=temperature, max_tokens=max_tokens)
-        for model in models
+        model: run(model, prompts, check, samples=count, temperature=heat, max_tokens=longest) for model in models
     }
     if as_json:
         print(json.dumps({model: asdict(result) for model, result in results.items()}))
         return
     table = Table(title=f"{check} on {prompts} (± one standard error)")
-    for head in ("model", "greedy", f"sampled at {temperature:g}"):
+    for head in ("model", "greedy", f"sampled at {heat:g}"):
         table.add_column(head)
     for model, result in results.items():
         table.add_row(model, str(result.greedy), str(result.sampled))
     Console().print(table)
+
+
+def _only(modes: dict[str, Any]) -> str:
+    """The one that is given."""
+    given = [name for name, value in modes.items() if value is not None]
+    if len(given) != 1:
+        what = " and ".join(f"--{name}" for name in given) or "nothing"
+        raise UserError(f"one of {', '.join(f'--{name}' for name in modes)} says what to do; {what} is given")
+    return given[0]
+
+
+def _reject_foreign(mode: str, options: dict[str, Any], known: dict[str, set[str]]) -> None:
+    """What is given and would change nothing."""
+    for name, value in options.items():
+        if value is not None and name not in known[mode]:
+            owner = next(other for other, names in known.items() if name in names)
+            raise UserError(f"--{name} goes with --{owner}, not with --{mode}")
+
+
+def _write(
+    models: list[str],
+    prompts: Path,
+    out: Path | None,
+    kind: Literal["alpaca-eval", "mt-bench"],
+    *,
+    name: str | None,
+    temperature: float | None,
+    max_tokens: int,
+    dry_run: bool,
+) -> None:
+    from cluster.evaluation.generation_files import dry_writing, write_responses
+
+    if out is None:
+        raise UserError("--write needs --out FILE")
+    if len(models) > 1:
+        raise UserError(f"--write takes one model, {len(models)} are given")
+    (model,) = models
+    if dry_run:
+        print(dry_writing(model, prompts, out, kind, max_tokens=max_tokens))
+        return
+    called = name or model
+    count = write_responses(model, prompts, out, kind, name=called, temperature=temperature, max_tokens=max_tokens)
+    print(f"wrote {count} responses of {called} to {out}")

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
 
+from cluster.evaluation.questions import Question
+
 
 @dataclass(frozen=True)
 class EvaluationJob:
@@ -22,6 +24,17 @@ class EvaluationJob:
     """Sampled responses per prompt."""
     temperature: float
     """Of the sampled ones."""
+    max_tokens: int
+    """Longest response."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class ResponsesJob:
+    """Questions whose responses are wanted."""
+
+    model: str
+    questions: list[Question]
     max_tokens: int
     """Longest response."""
     seed: int
@@ -57,18 +70,27 @@ class Rejection:
     """The line for the user."""
 
 
-Answer = Evaluation | Rejection
+@dataclass(frozen=True)
+class Responses:
+    """What a model says to questions."""
 
-_JOB: TypeAdapter[EvaluationJob] = TypeAdapter(EvaluationJob)
+    texts: list[list[str]]
+    """[questions][turns]"""
+
+
+Job = EvaluationJob | ResponsesJob
+Answer = Evaluation | Responses | Rejection
+
+_JOB: TypeAdapter[Job] = TypeAdapter(Job)
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 
-def as_json(record: EvaluationJob | Answer) -> str:
+def as_json(record: Job | Answer) -> str:
     """One line."""
     return json.dumps(asdict(record))
 
 
-def read_job(text: str) -> EvaluationJob:
+def read_job(text: str) -> Job:
     """Raises:
     ValueError: ``text`` is no job.
     """

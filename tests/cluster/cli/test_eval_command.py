@@ -34,3 +34,17 @@ def test_evaluations_are_printed_as_a_table_or_json(
     assert list(found) == ["one", "two"]
     assert found["two"]["sampled"] == {"mean": 0.25, "error": 0.05}
     assert "0.250 ± 0.050" in sapo(*arguments).out
+
+
+def test_what_an_evaluation_is_to_do_is_said_once(sapo: Sapo, tmp_path: Path) -> None:
+    def said(*arguments: object) -> str:
+        return sapo("eval", tmp_path, *arguments).rejection
+
+    prompts = ("--prompts", tmp_path / "p.jsonl")
+    assert said().startswith("one of --check, --write")
+    assert said(*prompts, "--check", "m:f", "--write", "mt-bench").endswith("--check and --write is given")
+    assert said("--check", "m:f") == "--check needs --prompts FILE"
+    assert said(*prompts, "--write", "mt-bench") == "--write needs --out FILE"
+    assert said(*prompts, "--check", "m:f", "--out", "x") == "--out goes with --write, not with --check"
+    assert said(*prompts, "--write", "mt-bench", "--samples", "2") == "--samples goes with --check, not with --write"
+    assert said("two", *prompts, "--write", "mt-bench", "--out", "x") == "--write takes one model, 2 are given"

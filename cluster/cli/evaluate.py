@@ -1,4 +1,4 @@
-"""``sapo eval``: models compared by a check of the user's own, or their responses in a file for others to judge."""
+"""``sapo eval``: models scored by a check of the user's own or by tasks, or their responses in a file for judges."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --write: the file.")] = None,
     name: Annotated[str | None, typer.Option(help="With --write: the model's name in the file.")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks, groups or tags of lm-evaluation-harness and folders of task files, separated by commas. "
+            "A file of responses may stand in place of a model."
+        ),
+    ] = None,
+    few_shots: Annotated[
+        int | None, typer.Option(min=0, help="With --tasks: examples before each question (default: the task's).")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --tasks: questions of each task (default: all).")
+    ] = None,
+    chat_template: Annotated[
+        bool | None,
+        typer.Option(
+            help="With --tasks: questions as turns of a conversation (default: if the tokenizer has a template)."
+        ),
+    ] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help=f"With --check: sampled responses per prompt (default {SAMPLES}).")
     ] = None,
@@ -54,11 +73,26 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Score models on prompts with a check of your own, greedily and sampled; or write their responses to a file."""
-    modes = {"check": check, "write": write}
-    mode = _only(modes)
-    options = {"out": out, "name": name, "samples": samples}
-    _reject_foreign(mode, options, {"check": {"samples"}, "write": {"out", "name"}})
+    """Score models: with a check of your own on your prompts, or on tasks of lm-evaluation-harness. Or write their
+    responses to a file for others to judge."""
+    mode = _only({"check": check, "write": write, "tasks": tasks})
+    _reject_foreign(
+        mode,
+        {
+            "prompts": (prompts, ("check", "write")),
+            "out": (out, ("write",)),
+            "name": (name, ("write",)),
+            "samples": (samples, ("check",)),
+            "temperature": (temperature, ("check", "write")),
+            "max-tokens": (max_tokens, ("check", "write")),
+            "few-shots": (few_shots, ("tasks",)),
+            "limit": (limit, ("tasks",)),
+            "chat-template": (chat_template, ("tasks",)),
+        },
+    )
+    if tasks:
+        _score(models, tasks, few_shots, limit, chat_template, as_json=as_json, dry_run=dry_run)
+        return
     if prompts is None:
         raise UserError(f"--{mode} needs --prompts FILE")
     longest = max_tokens or MAX_TOKENS[mode]
@@ -98,12 +132,50 @@ def _only(modes: dict[str, Any]) -> str:
     return given[0]
 
 
-def _reject_foreign(mode: str, options: dict[str, Any], known: dict[str, set[str]]) -> None:
-    """What is given and would change nothing."""
-    for name, value in options.items():
-        if value is not None and name not in known[mode]:
-            owner = next(other for other, names in known.items() if name in names)
-            raise UserError(f"--{name} goes with --{owner}, not with --{mode}")
+def _reject_foreign(mode: str, options: dict[str, tuple[Any, tuple[str, ...]]]) -> None:
+    """What is given and would change nothing. ``options``: value, and the modes that use it."""
+    for name, (value, modes) in options.items():
+        if value is not None and mode not in modes:
+            raise UserError(f"--{name} goes with {' and '.join(f'--{other}' for other in modes)}, not with --{mode}")
+
+
+def _score(
+    models: list[str],
+    tasks: str,
+    few_shots: int | None,
+    limit: int | None,
+    chat_template: bool | None,
+    *,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    from cluster.evaluation.tasks import require_harness, score_on_tasks
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if dry_run:
+        require_harness()
+        print(f"{', '.join(models)}: to be scored on {', '.join(names)} by lm-evaluation-harness")
+        return
+    results = {
+        model: score_on_tasks(model, names, few_shots=few_shots, limit=limit, chat_template=chat_template)
+        for model in models
+    }
+    if as_json:
+        figures = {model: {name: asdict(f) for name, f in scores.figures.items()} for model, scores in results.items()}
+        print(json.dumps(figures))
+        return
+    table = Table(title="lm-evaluation-harness (± one standard error)")
+    for head in ("task", "n", *models):
+        table.add_column(head)
+    for name in dict.fromkeys(name for scores in results.values() for name in scores.figures):
+        row = [scores.figures.get(name) for scores in results.values()]
+        count = next((str(figure.samples) for figure in row if figure and figure.samples), "")
+        table.add_row(name, count, *(str(figure) if figure else "" for figure in row))
+    Console().print(table)
+    for model, scores in results.items():
+        print(f"{model}: questions {'as turns of a conversation' if scores.chat_template else 'as plain text'}")
+        for note in scores.notes:
+            print(f"{model}: lm-evaluation-harness: {note}")
 
 
 def _write(

@@ -41,6 +41,24 @@ class ResponsesJob:
 
 
 @dataclass(frozen=True)
+class TasksJob:
+    """Tasks of lm-evaluation-harness that a model is scored on."""
+
+    model: str
+    tasks: list[str]
+    """Names, and folders of task files."""
+    few_shots: int | None
+    """None: what each task says."""
+    limit: int | None
+    """Questions of each task; None: all."""
+    chat_template: bool | None
+    """None: where the tokenizer has one."""
+    seed: int
+    responses: str | None
+    """File of responses that are scored in place of the model's."""
+
+
+@dataclass(frozen=True)
 class Share:
     """A mean with its standard error."""
 
@@ -78,8 +96,33 @@ class Responses:
     """[questions][turns]"""
 
 
-Job = EvaluationJob | ResponsesJob
-Answer = Evaluation | Responses | Rejection
+@dataclass(frozen=True)
+class Figure:
+    """What a task says of a model."""
+
+    mean: float
+    error: float | None
+    """Standard error; None where the harness has none."""
+    samples: int | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.error is None else f"{self.mean:.3f} ± {self.error:.3f}"
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What lm-evaluation-harness says of a model."""
+
+    figures: dict[str, Figure]
+    """By ``task/metric``."""
+    chat_template: bool
+    """Whether questions were turns of a conversation."""
+    notes: list[str]
+    """What the harness warned of."""
+
+
+Job = EvaluationJob | ResponsesJob | TasksJob
+Answer = Evaluation | Responses | TaskScores | Rejection
 
 _JOB: TypeAdapter[Job] = TypeAdapter(Job)
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)

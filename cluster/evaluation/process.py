@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -26,6 +27,8 @@ def run_job(job: Job) -> Answer:
         capture_output=True,
         text=True,
         check=False,
+        # What the job names is imported from where this process would.
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     try:
         answer = read_answer(done.stdout.strip().rpartition("\n")[2])  # what libraries print stands above it

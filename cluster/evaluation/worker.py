@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from cluster.evaluation.messages import Answer, EvaluationJob, Job, Rejection, as_json, read_job
+from cluster.evaluation.messages import Answer, EvaluationJob, Job, Rejection, TasksJob, as_json, read_job
 from contracts.errors import UserError
 
 PARENT_CHECK_S = 1.0
@@ -17,6 +17,10 @@ def answer(job: Job) -> Answer:
     """Raises:
     UserError: something that the job names can't be used.
     """
+    if isinstance(job, TasksJob):
+        from cluster.evaluation.harness import run_tasks
+
+        return run_tasks(job)
     from cluster.evaluation.answering import answer_questions, respond
 
     return answer_questions(job) if isinstance(job, EvaluationJob) else respond(job)

@@ -29,6 +29,7 @@ from cluster.run.callbacks import (
     SamplesReport,
 )
 from cluster.run.checkpointer import Checkpointer
+from cluster.run.evaluations import Evaluations
 from cluster.run.held_out import HeldOut
 from cluster.run.inputs import Inputs
 from cluster.run.loop import Progress, run_steps
@@ -45,6 +46,7 @@ from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.actor_factory import ActorFactory, backend_of
 from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import open_control
+from cluster.workers.evaluator import EvaluatorFactory
 from cluster.workers.failure_policy import FailurePolicy
 from cluster.workers.inbox import Inbox
 from cluster.workers.learner_group import LearnerGroup, Ranks, WeightSync
@@ -86,7 +88,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         Stopped: the run was asked to end and has saved.
         Interrupted: it was asked to end at once.
     """
-    with ExitStack() as parts:
+    with ExitStack() as beside, ExitStack() as parts:
         inbox = Inbox(partial(open_control, setting.config.name), RayCalls())
         parts.callback(inbox.close)
         group, source = start_parts(setting, parts, inbox)
@@ -108,22 +110,54 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             inputs.fingerprint,
             setting.total_steps,
             log,
+            config.evaluation.every,
         )
+        evaluations = _evaluations(setting, beside)
         closing = BottleneckReport(
             source,
             setting.log.logger,
             lockstep=config.weights.max_staleness == 0,
             every=config.logging.verdict_every,
         )
-        callbacks = Callbacks([*_reports(setting, source, progress.step, parts), closing], setting.log.logger)
+        callbacks = Callbacks(
+            [*_reports(setting, source, progress.step, parts), evaluations, closing], setting.log.logger
+        )
         stop = StopRequest(setting.log.logger, config.checkpoint.grace_s)
         skips = Skips(config.learner.skipped_steps)
         held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
         with stop.heeded():
             run_steps(
-                group, source, checkpointer, callbacks, held_out, progress, setting.total_steps, stop, inbox, skips
+                group,
+                source,
+                checkpointer,
+                callbacks,
+                held_out,
+                evaluations,
+                progress,
+                setting.total_steps,
+                stop,
+                inbox,
+                skips,
             )
+        parts.close()  # learner and actors do not wait for the last evaluation
+        evaluations.finish()
         return closing.closing
+
+
+def _evaluations(setting: Setting, beside: ExitStack) -> Evaluations:
+    """They end with ``beside``, after learner and actors."""
+    config = setting.config
+    evaluations = Evaluations(
+        config.evaluation,
+        setting.folder,
+        setting.folder.open_lines("evaluations.jsonl"),
+        EvaluatorFactory(config.evaluation, setting.hardware, config.seed, setting.label),
+        RayCalls(),
+        setting.total_steps,
+        setting.log.logger,
+    )
+    beside.callback(evaluations.close)
+    return evaluations
 
 
 def start_parts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[LearnerGroup, BatchSource]:

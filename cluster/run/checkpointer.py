@@ -32,22 +32,26 @@ class Checkpointer:
         data: str,
         total_steps: int,
         log: logging.Logger,
+        evaluated_every: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             data: fingerprint of the training data.
             total_steps: of the run.
+            evaluated_every: steps between checkpoints that are evaluated; 0: none is.
         """
         self._config, self._folder, self._group, self._source = config, folder, group, source
         self._tokenizer, self._data, self._total_steps = tokenizer, data, total_steps
-        self._log, self._clock = log, clock
+        self._log, self._evaluated_every, self._clock = log, evaluated_every, clock
         self._last = clock()
 
     def due(self, step: int) -> bool:
-        """Whether the interval in steps or that in minutes is over at ``step``."""
+        """Whether the interval in steps or that in minutes is over at ``step``, or it is to be evaluated."""
         minutes = self._config.minutes
-        return is_due(step, self._config.every) or (minutes > 0 and self._clock() - self._last >= 60 * minutes)
+        if is_due(step, self._config.every) or is_due(step, self._evaluated_every):
+            return True
+        return minutes > 0 and self._clock() - self._last >= 60 * minutes
 
     def save(self, step: int, *, last: bool = False) -> Path | None:
         """Write the checkpoint of ``step``, delete the oldest ones; returns its folder.

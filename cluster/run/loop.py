@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
+from cluster.run.evaluations import Evaluations
 from cluster.run.held_out import HeldOut
 from cluster.run.skips import Skips
 from cluster.run.stopping import Stopped, StopRequest
@@ -29,6 +30,7 @@ def run_steps(
     checkpointer: Checkpointer,
     callbacks: Callbacks,
     held_out: HeldOut,
+    evaluations: Evaluations,
     progress: Progress,
     total_steps: int,
     stop: StopRequest,
@@ -53,7 +55,7 @@ def run_steps(
         metrics = _with_added_times(batch.metrics | done.metrics, after)
         idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
-        metrics |= held_out.metrics(step)
+        metrics |= held_out.metrics(step) | evaluations.metrics()
         callbacks.on_step(StepResult(step, batch, metrics, done.margins))
         skips.count(step, metrics)
         inbox.poll()

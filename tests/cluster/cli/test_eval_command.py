@@ -41,7 +41,7 @@ def test_what_an_evaluation_is_to_do_is_said_once(sapo: Sapo, tmp_path: Path) ->
         return sapo("eval", tmp_path, *arguments).rejection
 
     prompts = ("--prompts", tmp_path / "p.jsonl")
-    assert said().startswith("one of --check, --write")
+    assert said().startswith("one of --check, --write, --tasks")
     assert said(*prompts, "--check", "m:f", "--write", "mt-bench").endswith("--check and --write is given")
     assert said("--check", "m:f") == "--check needs --prompts FILE"
     assert said(*prompts, "--write", "mt-bench") == "--write needs --out FILE"

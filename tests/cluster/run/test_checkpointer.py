@@ -57,7 +57,7 @@ def made(parts: SimpleNamespace, **config: Any) -> Checkpointer:
     source: Any = SimpleNamespace(snapshot=lambda folder: None)
     settings = CheckpointConfig.model_validate(config)
     log = logging.getLogger("test")
-    return Checkpointer(settings, parts.folder, parts.group, source, tokenizer, "data", 20, log, parts.clock)  # type: ignore[arg-type]
+    return Checkpointer(settings, parts.folder, parts.group, source, tokenizer, "data", 20, log, clock=parts.clock)  # type: ignore[arg-type]
 
 
 def test_it_is_due_by_steps_or_by_minutes(parts: SimpleNamespace) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from cluster.evaluation.messages import Evaluation, Share
 from support.command_line import Sapo
+from support.ifeval import CASES, write_responses, write_task
 
 
 def test_an_evaluation_that_cannot_start_is_one_line(sapo: Sapo, tmp_path: Path) -> None:
@@ -48,3 +51,22 @@ def test_what_an_evaluation_is_to_do_is_said_once(sapo: Sapo, tmp_path: Path) ->
     assert said(*prompts, "--check", "m:f", "--out", "x") == "--out goes with --write, not with --check"
     assert said(*prompts, "--write", "mt-bench", "--samples", "2") == "--samples goes with --check, not with --write"
     assert said("two", *prompts, "--write", "mt-bench", "--out", "x") == "--write takes one model, 2 are given"
+
+
+@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed: sapo[eval]")
+@pytest.mark.slow
+def test_ifevals_checker_says_the_same_as_a_reader_of_stored_responses(sapo: Sapo, tmp_path: Path) -> None:
+    write_task(tmp_path / "tasks")
+    write_responses(tmp_path / "stored.json")
+    arguments = ("eval", tmp_path / "stored.json", "--tasks", tmp_path / "tasks", "--json")
+    said = sapo(*arguments)
+    found = json.loads(said.out)[str(tmp_path / "stored.json")]
+    assert len(CASES) == 20
+    prompts = [all(case.followed) for case in CASES]
+    single = [followed for case in CASES for followed in case.followed]
+    share = sum(prompts) / 20
+    strict = found["local_ifeval/prompt_level_strict_acc"]
+    assert strict["mean"] == pytest.approx(share)
+    assert strict["error"] == pytest.approx(math.sqrt(share * (1 - share) / 19))
+    assert strict["samples"] == 20
+    assert found["local_ifeval/inst_level_strict_acc"]["mean"] == pytest.approx(sum(single) / len(single))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support.command_line import Sapo
+from support.chat_model import save_chat_model
+from support.command_line import Said, Sapo
 from support.judge_server import judge_server
+from support.vllm_server import vllm_server
+
+VERDICTS = {"structured_outputs": {"choice": ["[[A]]", "[[B]]", "[[C]]"]}, "max_tokens": 16}
+"""vLLM's way to hold an answer to a choice: a random model would not name one."""
 
 
 def generations(path: Path, outputs: list[str]) -> Path:
@@ -54,3 +61,35 @@ def test_what_cannot_be_judged_is_one_line(sapo: Sapo, tmp_path: Path) -> None:
     assert said(tmp_path / "none.json").startswith(f"generations {tmp_path / 'none.json'}: can't be read")
     assert said(file, "--judge-request", "[1]").startswith("--judge-request: a JSON object is expected")
     assert said(file, "--judge-request", "{").startswith("--judge-request: not JSON")
+
+
+@pytest.mark.slow
+def test_a_model_against_itself_is_half_and_against_another_mirrored(sapo: Sapo, tmp_path: Path) -> None:
+    draw = random.Random(0)
+
+    def responses(name: str, count: int = 6) -> Path:
+        rows = [{"instruction": f"i{i}", "output": "".join(draw.choices("abc ", k=40))} for i in range(count)]
+        if name == "long":
+            rows[0]["output"] = "x" * 9000
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        return tmp_path / f"{name}.json"
+
+    one, other, long = responses("one"), responses("other"), responses("long")
+    model = save_chat_model(tmp_path / "model")
+    with vllm_server(model, tmp_path / "server.log", name="tiny", max_length=2048) as url:
+
+        def judged(ours: Path, theirs: Path, **request: Any) -> Said:
+            arguments = ("--judge-url", url, "--judge-model", "tiny", "--judgements", tmp_path / "j.jsonl")
+            return sapo("judge", ours, theirs, *arguments, "--judge-request", json.dumps(VERDICTS | request), "--json")
+
+        itself = json.loads(judged(one, one).out)
+        assert (itself["win_rate"]["mean"], itself["prompts"], itself["left_out"]) == (0.5, 6, 0)
+        forth, back = json.loads(judged(one, other).out), json.loads(judged(other, one).out)
+        for figure in ("win_rate", "length_controlled"):
+            assert forth[figure]["mean"] == pytest.approx(1 - back[figure]["mean"], abs=1e-6)
+        assert (forth["wins"], forth["losses"]) == (back["losses"], back["wins"])
+        kept = (tmp_path / "j.jsonl").read_text().splitlines()
+        assert len(kept) == 6 + 12, "the same questions, asked the other way round, are not asked again"
+        assert json.loads(judged(long, one).out)["left_out"] == 1, "longer than the judge can read"
+        said = sapo("judge", one, other, "--judge-url", url, "--judge-model", "none", "--judgements", tmp_path / "k")
+    assert said.rejection.startswith(f"--judge-url {url}: Error code: 404")

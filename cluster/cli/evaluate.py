@@ -149,11 +149,12 @@ def _score(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    from cluster.evaluation.tasks import require_harness, score_on_tasks
+    from cluster.evaluation.tasks import score_on_tasks, validate
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if dry_run:
-        require_harness()
+        for model in models:
+            validate(model, names)
         print(f"{', '.join(models)}: to be scored on {', '.join(names)} by lm-evaluation-harness")
         return
     results = {

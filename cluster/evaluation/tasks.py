@@ -32,20 +32,26 @@ def score_on_tasks(
         UserError: the harness is not installed, or model or tasks can't be used.
         RuntimeError: the process failed otherwise.
     """
-    require_harness()
+    validate(model, tasks)
     stored = Path(model).is_file()
-    if not stored:
-        reject_absent(model, "model")
     job = TasksJob(model, tasks, few_shots, limit, chat_template, seed, responses=model if stored else None)
     answer = run_job(job)
     assert isinstance(answer, TaskScores)
     return answer
 
 
-def require_harness() -> None:
-    """
+def validate(model: str, tasks: list[str]) -> None:
+    """What can be said before a process is started.
+
     Raises:
-        UserError: lm-evaluation-harness is not installed.
+        UserError: the harness is not installed, no task is named, or the model or a task's folder is not there.
     """
+    if not tasks:
+        raise UserError("--tasks names none")
+    if not Path(model).is_file():
+        reject_absent(model, "model")
+    for name in tasks:
+        if "/" in name and not Path(name).is_dir():
+            raise UserError(f"--tasks {name}: no such folder")
     if find_spec("lm_eval") is None:
         raise UserError("--tasks needs lm-evaluation-harness, which is not installed: pip install 'sapo[eval]'")

@@ -134,7 +134,7 @@ def require_room(config: RunConfig, hardware: Hardware, log: logging.Logger, *, 
         return
     missing = shortage(hardware.each_node, ranks, actors)
     if missing is None:
-        if config.evaluation.every and not _fits_beside(hardware, ranks, actors):
+        if learner and config.evaluation.every and not _fits_beside(hardware, ranks, actors):
             log.warning(
                 "evaluation.every %d: no room for the evaluation actor beside ranks and actors, which needs %s; "
                 "evaluations wait for it, and are skipped meanwhile",

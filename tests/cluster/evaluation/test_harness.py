@@ -96,6 +96,14 @@ def test_a_model_is_scored_on_local_tasks_by_its_own_likelihoods(demo_model: str
     assert not scores.chat_template
 
 
+@pytest.mark.parametrize(
+    ("tasks", "words"), [([], "names none"), (["none/tasks"], "--tasks none/tasks: no such folder")]
+)
+def test_what_can_be_said_before_a_process_starts_is(tmp_path: Path, tasks: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        score_on_tasks(str(tmp_path), tasks)
+
+
 @needs_harness
 @pytest.mark.slow
 def test_a_task_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -42,9 +42,17 @@ class Case:
 CASES = [
     Case("No commas here.", {"punctuation:no_comma": {}}, (True,)),
     Case("One, two.", {"punctuation:no_comma": {}}, (False,)),
-    Case("ALL CAPITAL LETTERS.", {"change_case:english_capital": {}}, (True,)),
+    Case(
+        "Section 1\nA.\nSection 2\nB.",
+        {"detectable_format:multiple_sections": {"section_spliter": "Section", "num_sections": 2}},
+        (True,),
+    ),
     Case("Not all Capital letters here.", {"change_case:english_capital": {}}, (False,)),
-    Case("only small letters in this sentence.", {"change_case:english_lowercase": {}}, (True,)),
+    Case(
+        "this whole sentence has only small letters in it, and it is written in the english language.",
+        {"change_case:english_lowercase": {}},
+        (True,),
+    ),
     Case('"In quotation marks"', {"startend:quotation": {}}, (True,)),
     Case("In none", {"startend:quotation": {}}, (False,)),
     Case("<<A title>>\nText.", {"detectable_format:title": {}}, (True,)),

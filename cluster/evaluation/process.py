@@ -22,7 +22,7 @@ def run_job(job: Job) -> Answer:
     """
     # vLLM changes the seed, memory policy and threads of its process: it gets one of its own.
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.evaluation.worker"],
+        [sys.executable, "-m", "cluster.evaluation.worker", str(os.getpid())],
         input=as_json(job),
         capture_output=True,
         text=True,

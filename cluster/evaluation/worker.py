@@ -1,4 +1,4 @@
-"""The process of an evaluation: ``python -m cluster.evaluation.worker`` reads a job from stdin, prints its answer."""
+"""The process of an evaluation: ``python -m cluster.evaluation.worker PARENT`` reads a job from stdin, prints its answer."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ def answer(job: Job) -> Answer:
     return answer_questions(job) if isinstance(job, EvaluationJob) else respond(job)
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int) -> None:
     """End this process when the one that started it ends, however it does: nobody would read the answer, and a GPU
-    would stay taken."""
-    parent = os.getppid()
+    would stay taken.
+
+    Args:
+        parent: its process id; it may have ended already.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -40,7 +43,7 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent()
+    end_with_parent(int(sys.argv[1]))
     try:
         print(as_json(answer(read_job(sys.stdin.read()))))
     except UserError as error:

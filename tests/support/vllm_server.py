@@ -24,10 +24,10 @@ def vllm_server(model: str, log: Path, *, name: str, max_length: int) -> Iterato
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = {"--model": model, "--served-model-name": name, "--host": "127.0.0.1", "--port": port}
+    options = {"--served-model-name": name, "--host": "127.0.0.1", "--port": port}
     options |= {"--max-model-len": max_length, "--kv-cache-memory-bytes": 64 << 20, "--max-num-seqs": 8}
     words = [str(word) for pair in options.items() for word in pair]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, "--enforce-eager"]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, *words, "--enforce-eager"]
     with log.open("w") as output:
         server = subprocess.Popen(
             command, env=os.environ | environment(False), stdout=output, stderr=output, start_new_session=True

@@ -1,4 +1,4 @@
-"""The process of an evaluation: `python -m cluster.evaluation.worker PARENT` takes a job from stdin, prints its answer."""
+"""An evaluation's process: `python -m cluster.evaluation.worker PARENT` reads a job from stdin, prints its answer."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def test_a_win_rate_is_printed_as_a_table_or_json_and_asked_for_once(
         return "[[A]]" if a == "x" or b == "yy" else "[[B]]" if b == "x" else "[[A]]"
 
     with judge_server(say) as server:
-        arguments = ("judge", ours, theirs, "--judge-url", server.url, "--judge-model", "j")
-        arguments = (*arguments, "--judgements", tmp_path / "j.jsonl")
+        judge = ("--judge-url", server.url, "--judge-model", "j")
+        arguments = ("judge", ours, theirs, *judge, "--judgements", tmp_path / "j.jsonl")
         assert sapo(*arguments, "--dry-run").out.startswith("2 prompts in both orders: up to 4 requests to j at ")
         assert not server.requests
         found = json.loads(sapo(*arguments, "--json").out)

@@ -99,5 +99,5 @@ def test_the_stated_error_of_the_controlled_rate_is_the_spread_over_repetitions(
 
 @pytest.mark.parametrize("outcome", [0.0, 1.0])
 def test_a_model_that_always_wins_or_loses_has_that_rate(outcome: float) -> None:
-    share = length_controlled(np.full(5, outcome), np.arange(5.0))
+    share = length_controlled(np.full(5, outcome), np.arange(5, dtype=np.float64))
     assert (share.mean, share.error) == (outcome, 0.0)

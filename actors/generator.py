@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,19 @@ from actors.outbox import Outbox
 from actors.plan import PlanItem
 from actors.splice import context, splice
 from actors.token_table import Row
-from buffer.client import ReplayBuffer
 from buffer.messages import Finished, Outcome
 from contracts.pair import PreferencePair
+from contracts.spans import span
 
 logger = logging.getLogger(__name__)
+
+
+class WorkBuffer(Protocol):
+    """What an actor asks of the replay buffer."""
+
+    async def lease(self, actor: str, count: int) -> list[int] | None: ...
+
+    async def insert(self, actor: str, finished: list[Finished]) -> None: ...
 
 
 class GenerationActor:
@@ -31,9 +39,7 @@ class GenerationActor:
     Requests stream: as soon as one is finished the next index is leased, without batches.
     """
 
-    def __init__(
-        self, name: str, engine: EngineSpec, config: GenerationConfig, work: Work, buffer: ReplayBuffer
-    ) -> None:
+    def __init__(self, name: str, engine: EngineSpec, config: GenerationConfig, work: Work, buffer: WorkBuffer) -> None:
         self.name = name
         self._config, self._buffer = config, buffer
         self._plan, self._table = work.plan, work.table
@@ -42,6 +48,10 @@ class GenerationActor:
         self._running: asyncio.Task[None] | None = None
         self._calls = 0
         self._begin()
+
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return f"generation {self.name}"
 
     def _begin(self) -> None:
         self._leave = asyncio.Event()
@@ -53,7 +63,7 @@ class GenerationActor:
         """Answers when the engine is up."""
         return self.name
 
-    async def adopt(self, buffer: ReplayBuffer) -> str:
+    async def adopt(self, buffer: WorkBuffer) -> str:
         """Drop what is in hand and work for another buffer from the next ``run`` on, with the engine as it is: the one
         before has died with its attempt. New weights come before that."""
         if self._running is not None:
@@ -96,8 +106,9 @@ class GenerationActor:
         leaving = asyncio.ensure_future(self._leave.wait())
         while not self._leave.is_set():
             free = self._config.max_concurrent_requests - self._busy.count - leased.qsize()
-            lease = asyncio.ensure_future(self._buffer.lease(self.name, leased.maxsize + max(0, free)))
-            await asyncio.wait((lease, leaving), return_when=asyncio.FIRST_COMPLETED)
+            with span("plan"):
+                lease = asyncio.ensure_future(self._buffer.lease(self.name, leased.maxsize + max(0, free)))
+                await asyncio.wait((lease, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not lease.done():
                 lease.cancel()  # what is granted all the same goes back to the pool when the actor is released
                 break
@@ -119,7 +130,7 @@ class GenerationActor:
         item = self._plan.item(index)
         row = self._table[item.row]
         await self._engine.awake()
-        with self._busy:
+        with self._busy, span("write", index=str(index)):
             completion = await self._complete(row, item)
             self._outbox.put(Finished(index, *self._spliced(row, item, completion)))
         if not self._busy.count:

@@ -21,6 +21,7 @@ class _Request:
     id: str
     prompt: Any
     parameters: Any
+    adapters: Any
     finished: asyncio.Future[Any]
 
 
@@ -40,7 +41,9 @@ class InProcessEngine:
         threading.Thread(target=self._run, args=(arguments, started), name="engine", daemon=True).start()
         started.result()
 
-    async def generate(self, prompt: Any, sampling_params: Any, request_id: str) -> AsyncIterator[Any]:
+    async def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, lora_request: Any = None
+    ) -> AsyncIterator[Any]:
         """Yields the finished request.
 
         Raises:
@@ -50,7 +53,7 @@ class InProcessEngine:
         if self._dead:
             raise RuntimeError("the engine is dead") from self._dead
         loop = asyncio.get_running_loop()
-        request = _Request(request_id, prompt, sampling_params, loop.create_future())
+        request = _Request(request_id, prompt, sampling_params, lora_request, loop.create_future())
         if not self._arrived:
             loop.call_soon(self._hand_over)
         self._arrived.append(request)
@@ -64,7 +67,7 @@ class InProcessEngine:
         for request in requests:
             self._waiting[request.id] = request
             try:
-                self._engine.add_request(request.id, request.prompt, request.parameters)
+                self._engine.add_request(request.id, request.prompt, request.parameters, lora_request=request.adapters)
             except Exception as error:
                 self._settle([(self._waiting.pop(request.id), error)])
 

@@ -16,6 +16,15 @@ Backend = Literal["shm", "gloo", "nccl", "ipc"]
 
 
 @dataclass(frozen=True)
+class Adapters:
+    """LoRA adapters that are published alone."""
+
+    rank: int
+    layers: tuple[str, ...]
+    """Last parts of the names of the layers that have some."""
+
+
+@dataclass(frozen=True)
 class EngineSpec:
     """What an engine is made of, beside the ``generation`` section."""
 
@@ -35,6 +44,8 @@ class EngineSpec:
     """On GPU: the engine can give its memory back between steps."""
     batch_invariant: bool = False
     """On GPU: a request's tokens do not depend on what else is in the batch."""
+    adapters: Adapters | None = None
+    """What is published to an engine that keeps the weights it was started with; None: whole weights are."""
 
 
 @dataclass(frozen=True)

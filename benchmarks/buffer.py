@@ -203,7 +203,7 @@ def measure_ray(sizes: list[int], shard_counts: list[int], seconds: float) -> li
                     if number == 0:
                         fill(buffer, size)
                         at = time.perf_counter()
-                        buffer.snapshot(folder)
+                        buffer.snapshot(folder)()
                         times["snapshot_s"] = time.perf_counter() - at
                     else:
                         at = time.perf_counter()

@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 
 from learner.model.attention_gpu import BLOCK
-from learner.zero.tensor_files import CHUNK_BYTES
 
 GIB = 1 << 30
 FP32, BF16 = 4, 2
@@ -81,6 +80,8 @@ def states(model: Architecture, ranks: int, zero_stage: int, *, weights: int = B
 
 ON_HOST = ("masters", "optimizer", "ema", "reference", "gradients")
 """Kinds that ``learner.offload_optimizer`` moves to the host."""
+SAVED = ("masters", "optimizer", "ema", "reference")
+"""Kinds that a checkpoint has of each rank, and that are copied to be written while training goes on."""
 
 
 def transient_bytes(model: Architecture, zero_stage: int) -> dict[str, float]:
@@ -126,8 +127,10 @@ def host_bytes(model: Architecture, ranks: int, *, overlap: bool) -> dict[str, f
     return {
         "loading (rank 0, until it trains)": weights,
         "staged versions (rank 0)": weights * (2 if overlap else 1),
-        "export (rank 0)": CHUNK_BYTES,
-        "checkpoint (each rank)": CHUNK_BYTES,
+        "checkpoint being written, policy and EMA (rank 0)": 2 * weights,
+        "checkpoint being written, states (all ranks)": sum(
+            size * ranks for kind, size in states(model, ranks, 3).items() if kind in SAVED
+        ),
         "offloaded states (all ranks)": sum(
             size * ranks for kind, size in states(model, ranks, 3).items() if kind in ON_HOST
         ),

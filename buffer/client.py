@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from buffer.messages import (
     LeaseAnswer,
     SlotPayloads,
 )
-from buffer.shard import Shard
+from buffer.shard import DISK_LANE, Shard
 from buffer.snapshot import readable_state, require_shards, write_state
 from contracts.pair import PreferencePair, ReferenceScore
 
@@ -38,6 +39,20 @@ class Draw:
     ages: np.ndarray
     staleness: np.ndarray
     stats: BufferStats
+
+
+def as_draw(answer: DrawAnswer, shares: list[SlotPayloads]) -> Draw:
+    """The pairs of a draw.
+
+    Args:
+        shares: what ``answer.payloads`` refer to.
+    """
+    payloads: dict[int, bytes] = {}
+    for share in shares:
+        payloads.update(share.payloads)
+    drawn = answer.drawn
+    pairs = [decode(payloads[slot]) for slot in drawn.slots.tolist()]
+    return Draw(pairs, drawn.keys, drawn.draw_counts, drawn.ages, drawn.staleness, answer.stats)
 
 
 ANSWER_S = 60.0
@@ -83,7 +98,9 @@ class ReplayBuffer:
             return {"name": f"{label}-{part}", "namespace": namespace} if label else {}
 
         shards: tuple[Any, ...] = tuple(
-            ray.remote(Shard).options(num_cpus=0, **named(f"shard-{number}")).remote()
+            ray.remote(concurrency_groups={DISK_LANE: 1})(Shard)
+            .options(num_cpus=0, **named(f"shard-{number}"))
+            .remote()
             for number in range(config.shards)
         )
         coordinator = (
@@ -124,13 +141,7 @@ class ReplayBuffer:
 
     def resolve(self, answer: DrawAnswer) -> Draw:
         """The pairs of an answered ``draw_ref``."""
-        payloads: dict[int, bytes] = {}
-        shares: list[SlotPayloads] = ray.get(answer.payloads, timeout=ANSWER_S)
-        for share in shares:
-            payloads.update(share.payloads)
-        drawn = answer.drawn
-        pairs = [decode(payloads[slot]) for slot in drawn.slots.tolist()]
-        return Draw(pairs, drawn.keys, drawn.draw_counts, drawn.ages, drawn.staleness, answer.stats)
+        return as_draw(answer, ray.get(answer.payloads, timeout=ANSWER_S))
 
     def draw(self) -> Draw:
         """Draw one batch; waits until the limiter allows it."""
@@ -153,19 +164,29 @@ class ReplayBuffer:
     def stats(self) -> BufferStats:
         return ray.get(self.coordinator.stats.remote(), timeout=ANSWER_S)
 
-    def snapshot(self, folder: Path | str) -> None:
-        """Write contents, draw counts, counters and the plan's mark to ``folder``, the pairs by each shard itself.
+    def stats_ref(self) -> ray.ObjectRef:
+        """``stats`` under way."""
+        return self.coordinator.stats.remote()
 
-        The folder is whole when the call returns; a caller that wants all or nothing renames it then.
+    def snapshot(self, folder: Path | str) -> Callable[[], None]:
+        """Take contents, draw counts, counters and the plan's mark as they are now, and begin to write them to
+        ``folder``, the pairs by each shard itself.
 
-        Raises:
-            UserError: a shard on another node wrote to a folder that this one does not see.
+        Returns:
+            What waits until the folder is whole; a caller that wants all or nothing renames it then. It raises
+            ``OSError`` where a file can't be written, and ``UserError`` where a shard on another node wrote to a folder
+            that this one does not see. It may be called in another thread.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state: CoordinatorState = ray.get(self.coordinator.snapshot.remote(folder))
-        require_shards(folder, state.layout.shards, "it must be on a file system that all nodes share")
-        write_state(folder, state)
+        state: CoordinatorState = ray.get(self.coordinator.snapshot.remote(folder), timeout=ANSWER_S)
+
+        def written() -> None:
+            write_state(folder, state)
+            ray.get([shard.written.options(concurrency_group=DISK_LANE).remote() for shard in self.shards])
+            require_shards(folder, state.layout.shards, "it must be on a file system that all nodes share")
+
+        return written
 
     def restore(self, folder: Path | str) -> None:
         """Be what ``snapshot`` wrote, over any number of shards.

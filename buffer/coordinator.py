@@ -82,6 +82,10 @@ class Coordinator:
         self._gone: set[str] = set()
         self._closed = False
 
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return f"replay buffer of {self._index.capacity} pairs, coordinator"
+
     async def lease(self, actor: str, count: int) -> LeaseAnswer:
         if self._closed or actor in self._gone:
             return LeaseAnswer(None)
@@ -213,7 +217,8 @@ class Coordinator:
         )
 
     async def snapshot(self, folder: Path) -> CoordinatorState:
-        """Have every shard write its file to ``folder``; returns the coordinator's own state at the same moment."""
+        """Have every shard begin to write its file to ``folder``; returns the coordinator's own state at the same
+        moment."""
         state = CoordinatorState(
             index=self._index.state(),
             ledger=self._ledger.state(),

@@ -8,6 +8,10 @@ from buffer.codec import decode, encode
 from buffer.messages import SlotPayloads, SlotScores
 from buffer.slot_layout import SlotLayout
 from buffer.snapshot import read_payloads, write_payloads
+from contracts.background import in_background
+
+DISK_LANE = "disk"
+"""Ray's concurrency group for waiting until a snapshot is on the disk."""
 
 
 class Shard:
@@ -18,6 +22,10 @@ class Shard:
 
     def __init__(self) -> None:
         self._payloads: dict[int, bytes] = {}
+
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return "replay buffer, shard"
 
     def insert(self, fresh: SlotPayloads) -> None:
         self._payloads.update(fresh.payloads)
@@ -30,7 +38,17 @@ class Shard:
             self._payloads[slot] = encode(decode(self._payloads[slot]).with_reference(score))
 
     def save(self, path: Path) -> None:
-        write_payloads(path, self._payloads)
+        """Begin to write the payloads of now; ``written`` waits for it."""
+        payloads = dict(self._payloads)  # their bytes never change
+        self._writing = in_background(lambda: write_payloads(path, payloads), "snapshot")
+
+    def written(self) -> None:
+        """Wait until the snapshot is on the disk. Runs beside the other calls.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._writing.result()
 
     def load(self, paths: list[Path], number: int, layout: SlotLayout) -> None:
         """Hold the slots of shard ``number`` that the saved shards ``paths`` have among them."""

@@ -23,7 +23,8 @@ from buffer.leases import LedgerState
 from buffer.messages import CoordinatorState, HeldRow, InsertRow, Outcome
 from buffer.rate_limiter import LimiterState
 from buffer.slot_layout import SlotLayout
-from contracts.errors import UserError, first_line
+from contracts.background import flush
+from contracts.errors import UserError, named
 from contracts.version import VERSION, validate_format
 
 FORMAT = 1
@@ -86,7 +87,7 @@ def read_state(folder: Path) -> CoordinatorState:
     try:
         return _read_state(folder)
     except (KeyError, TypeError, ValueError, EOFError, OSError, BadZipFile) as error:
-        reason = f"the buffer's snapshot is damaged ({type(error).__name__}: {first_line(error)})"
+        reason = f"the buffer's snapshot is damaged ({named(error)})"
         raise UserError(f"{folder}: {reason}; resume from another checkpoint") from error
 
 
@@ -145,7 +146,7 @@ def _held_rows(arrays: dict[str, np.ndarray]) -> list[HeldRow]:
 
 
 def write_payloads(path: Path, payloads: dict[int, bytes]) -> None:
-    """Write ``payloads``, by slot."""
+    """Write ``payloads``, by slot, durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lengths = np.fromiter(map(len, payloads.values()), "<i8", len(payloads))
     with open(path, "wb") as file:
@@ -153,6 +154,7 @@ def write_payloads(path: Path, payloads: dict[int, bytes]) -> None:
         file.write(np.fromiter(payloads, "<i8", len(payloads)).tobytes())
         file.write(lengths.tobytes())
         file.writelines(payloads.values())
+    flush(path)
 
 
 def read_payloads(path: Path, wanted: Callable[[int], bool]) -> dict[int, bytes]:

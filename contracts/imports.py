@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from contracts.errors import UserError
+from contracts.errors import UserError, named
 
 
 def import_function(path: str, key: str) -> Callable[..., Any]:
@@ -21,8 +21,8 @@ def import_function(path: str, key: str) -> Callable[..., Any]:
     module, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key} {path}: {error}; expected an importable module:function") from error
+    except Exception as error:  # the module is the user's own code and may raise anything
+        raise UserError(f"{key} {path}: {named(error)}; expected an importable module:function") from error
     if not callable(function):
         raise UserError(f"{key} {path}: {name} is a {type(function).__name__}, expected a function")
     return function

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.config.loading import load_config
+from cluster.config.recipes import recipe
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.messages import Evaluation
 from contracts.errors import UserError
@@ -54,7 +55,7 @@ def main() -> int:
     from cluster.workers.ray_session import ray_session
     from cluster.workers.resources import needed_cpus
 
-    configs = {name: load_config(f"configs/{name}.yaml") for name in ("demo-sft", "demo", "demo-sft-continued")}
+    configs = {name: load_config(recipe(name).path) for name in ("demo-sft", "demo", "demo-sft-continued")}
     runs = {}
     with ray_session(configs["demo"].cluster, needed_cpus(configs["demo"])):
         for number, (name, config) in enumerate(configs.items(), 1):
@@ -71,15 +72,25 @@ def main() -> int:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         _print(console, dict(zip(models, pool.map(_evaluated, models.values()), strict=True)))
     console.print(f"\nSAPO run: {sapo.bottleneck}")
+    program = _program("sapo")
     for what, where in (
         ("pairs that it trained on", sapo.folder / "samples.jsonl"),
         ("metrics of every step", sapo.folder / "metrics.jsonl"),
-        ("curves", f".venv/bin/tensorboard --logdir {sapo.folder.parent}"),
-        ("change it", ".venv/bin/sapo train configs/demo.yaml name=mine generation.segment_length=2"),
+        ("curves", f"{program} report {sapo.folder}"),
+        (
+            "change it",
+            f"{program} recipes demo --to mine, then {program} train mine/demo.yaml name=mine",
+        ),
     ):
         console.print(f"{what}: {where}", soft_wrap=True, highlight=False)
     console.print(f"total: {time.monotonic() - started:.0f} s")
     return 0
+
+
+def _program(name: str) -> str:
+    """How it is called from here: by its path where it lies below this folder, as in .venv."""
+    path = Path(sys.executable).with_name(name)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else name
 
 
 def _evaluated(model: Path) -> Evaluation:

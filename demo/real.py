@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.config.loading import load_config
+from cluster.config.recipes import recipe
 from contracts.errors import UserError
 from demo.docstrings import write_rows
 from demo.smollm2 import write_model
@@ -45,7 +46,7 @@ def main() -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vllm is imported
     from cluster.run.train import train
 
-    result = train(load_config("configs/demo-real.yaml"), overwrite=True)
+    result = train(load_config(recipe("demo-real").path), overwrite=True)
     console.print(steps_table(read_lines(result.folder / "metrics.jsonl")))
     for sample in read_lines(result.folder / "samples.jsonl")[-SHOWN:]:
         console.print(readable(sample), soft_wrap=True, highlight=False)

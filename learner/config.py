@@ -69,6 +69,13 @@ class ModelConfig(Section):
     def _validate_add_tokens(self) -> ModelConfig:
         if not all(token.strip() for token in self.add_tokens):
             raise ValueError(f"add_tokens {list(self.add_tokens)}: a token is empty; each needs a text of its own")
+        if twice := [token for i, token in enumerate(self.add_tokens) if token in self.add_tokens[:i]]:
+            raise ValueError(f"add_tokens {list(self.add_tokens)}: {twice[0]!r} is there twice")
+        if words := [token for token in self.add_tokens if all(map(str.isalnum, token.split()))]:
+            raise ValueError(
+                f"add_tokens {list(self.add_tokens)}: {words[0]!r} would be cut out of every text and word that has "
+                f"it: name a mark, such as '<|{words[0].strip()}|>'"
+            )
         if self.add_tokens and self.lora:
             raise ValueError(
                 f"add_tokens {list(self.add_tokens)}: adapters leave their embeddings untrained: set model.lora null"

@@ -30,6 +30,8 @@ class RankSpec:
     """Token ids that end a response, for the exported generation_config; () leaves what the starting model has."""
     vocabulary: int = 0
     """Rows that the embeddings must have, where tokens were added; 0 leaves them as they are."""
+    adapters_alone: bool = False
+    """Engines get the LoRA adapters, not the weights that they are merged into."""
 
 
 class Address(NamedTuple):

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from torch import nn
 
-from contracts.errors import UserError, first_line
+from contracts.errors import UserError
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
+from contracts.spans import span
 from learner.config import ObjectiveConfig
 from learner.loss.objectives import resolve_objective
 from learner.loss.reference import Reference
 from learner.messages import SKIPPED, Ack, Address, RankSpec, StepReport
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import DTYPES, load_model, validate_length, validate_token_ids
+from learner.model.packing import PackedBatch
 from learner.model.self_check import check_forward
 from learner.passes import FILLER, Passes
 from learner.zero import checkpoint
@@ -32,12 +33,12 @@ from learner.zero.checkpoint import Layout, RankState
 from learner.zero.determinism import naming_the_switch
 from learner.zero.ema import Ema
 from learner.zero.engine import Scorer, initialize, join_group, take_optimizer_step
-from learner.zero.export import export
 from learner.zero.optim import effective_zero_stage, schedule
 from learner.zero.residence import Residence
+from learner.zero.saving import STATE_FOLDER, CheckpointWriter
 from learner.zero.shards import Shards
 from learner.zero.weight_sink import WeightSink
-from learner.zero.weights import metadata, named_layers, validate_publishable
+from learner.zero.weights import adapter_layers, adapter_metadata, metadata, named_layers, validate_publishable
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -68,6 +69,10 @@ class LearnerRank:
         """Optimizer steps done."""
         self.note = ""
         """Why the forward is not the shared one; empty when it is."""
+
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return f"learner rank {self.rank} of {self.world_size} ({self._spec.objective.name})"
 
     def address(self) -> Address:
         """For the ranks' rendezvous, asked of rank 0."""
@@ -115,11 +120,16 @@ class LearnerRank:
         reference = spec.reference if objective.needs_reference else unused
         self.reference = Reference(reference, self.module, self.shards, self.ema, DTYPES[spec.model.dtype])
         self._residence = Residence(self._device, self._engine, self.shards, self.ema, self.reference)
+        self._writer = CheckpointWriter(self.rank, self.module, self.shards, self.ema, spec.ends)
         self._checked = not learner.self_check
         if self._make_sink is not None and self.rank == 0:
             # Last: a sink imports vllm, which must find torch and deepspeed set up.
             self.sink = self._make_sink()
         return self.note
+
+    def packed(self, pairs: Sequence[PreferencePair]) -> list[PackedBatch]:
+        """How ``step`` would lay ``pairs`` out."""
+        return self._passes.pack(pairs)
 
     @naming_the_switch()
     def step(self, pairs: list[PreferencePair], global_pairs: int) -> StepReport:
@@ -134,6 +144,10 @@ class LearnerRank:
             UserError: a token is outside the vocabulary, the self-check failed, the loss alone is not finite, or the
                 model has an operation without a deterministic kernel where one is asked for.
         """
+        with span("step", pairs=str(len(pairs))):
+            return self._step(pairs, global_pairs)
+
+    def _step(self, pairs: list[PreferencePair], global_pairs: int) -> StepReport:
         started = time.monotonic()
         self._engine.train()
         batches = self._passes.pack(pairs)
@@ -185,11 +199,14 @@ class LearnerRank:
         return self._passes.evaluate(pairs, scores, objective, global_pairs)
 
     def stage(self, version: int) -> None:
-        """Gather the EMA layer by layer and hand it to the sink. All ranks together."""
-        with self.shards.holding(self.ema.values):
-            layers = named_layers(self.module, self.zero_stage)
+        """Gather the EMA, or its adapters alone, layer by layer and hand it to the sink. All ranks together."""
+        with span("publish", version=str(version)), self.shards.holding(self.ema.values):
+            if self._spec.adapters_alone:
+                announced, layers = adapter_metadata(self.module), adapter_layers(self.module, self.zero_stage)
+            else:
+                announced, layers = metadata(self.module), named_layers(self.module, self.zero_stage)
             if self.sink is not None:
-                self.sink.stage(version, metadata(self.module), layers)
+                self.sink.stage(version, announced, layers)
             for _ in layers:  # a sink has left none
                 pass
 
@@ -227,11 +244,13 @@ class LearnerRank:
         with self.shards.holding(self.ema.values):
             return self._passes.score_tokens(sequences)
 
-    def save(self, folder: str) -> None:
-        """Write everything that a bit-exact continuation needs. All ranks together.
+    def save(self, folder: str, background: bool = True) -> None:
+        """Begin a checkpoint in ``folder``: this rank's part of what a bit-exact continuation needs in learner/, and
+        policy and EMA as Hugging Face folders. All ranks together; ``written`` waits for it.
 
-        Raises:
-            UserError: on every rank, where one could not write its part.
+        Args:
+            background: copy it to the host, and write beside the next steps. Otherwise it is written at once, without
+                a copy.
         """
         generators = {"host": torch.get_rng_state()}
         if torch.cuda.is_initialized():
@@ -245,24 +264,24 @@ class LearnerRank:
             reference_version=self.reference.version,
             generators=generators,
         )
-        error = ""
-        try:
-            checkpoint.save(Path(folder), self.rank, self._layout, state)
-        except (OSError, SafetensorError) as failed:
-            error = f"learner rank {self.rank}: {folder}: {first_line(failed)}"
-        # A rank that raised alone would leave the others in a collective.
-        errors: list[str | None] = [None] * self.world_size
-        dist.all_gather_object(errors, error)
-        if any(errors):
-            raise UserError(next(filter(None, errors)))
+        self._writer.begin(Path(folder), self._layout, state, background=background)
+
+    def written(self) -> None:
+        """Wait until this rank's part of the checkpoint is on the disk. Runs beside ``step``.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        self._writer.wait()
 
     def load(self, folder: str) -> None:
-        """Continue from ``save``, also of a group with other ranks or another ZeRO stage. All ranks together.
+        """Continue from the checkpoint in ``folder``, also of a group with other ranks or another ZeRO stage. All ranks
+        together.
 
         Raises:
             UserError: the checkpoint is damaged, or of another format, optimizer or model.
         """
-        state = checkpoint.load(Path(folder), self.rank, self._layout, self.shards.masters)
+        state = checkpoint.load(Path(folder) / STATE_FOLDER, self.rank, self._layout, self.shards.masters)
         self.steps = state.steps
         self.shards.restore(state.masters)
         self.shards.restore_optimizer_states(state.optimizer)
@@ -271,10 +290,6 @@ class LearnerRank:
         torch.set_rng_state(state.generators["host"])
         if "device" in state.generators:
             torch.cuda.set_rng_state(state.generators["device"])
-
-    def export(self, folder: str) -> None:
-        """Write Hugging Face folders policy/ and ema/. All ranks together."""
-        export(Path(folder), self.module, self.shards, self.ema, self._spec.ends)
 
     def shutdown(self) -> None:
         """Leave the process group and free the sink's memory. All ranks together."""

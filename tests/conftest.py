@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from support.models import save_llama
 from support.paths import REPOSITORY
+from support.wheel import Installed, build_wheel, install
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -75,6 +76,13 @@ def ray_local() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The program installed from its wheel, away from the checkout."""
+    folder = tmp_path_factory.mktemp("installed")
+    return install(build_wheel(folder / "dist"), folder / "venv")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vllm.model_executor.model_loader.reload import layerwise
 from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
 
-from contracts.errors import UserError, first_line
+from contracts.errors import UserError, named
 
 REFUSALS = (KeyError, ValueError, AttributeError, AssertionError, IndexError)
 """What a model's ``load_weights`` raises over a name or a shape that does not fit it."""
@@ -31,6 +31,8 @@ class Acceptance:
     """Parameters of the model for which nothing was published."""
     refusal: str = ""
     """What the model raised."""
+    adapters: bool = False
+    """Adapters alone were published, not whole weights."""
 
 
 def validate_accepted(workers: Sequence[Acceptance]) -> None:
@@ -38,6 +40,9 @@ def validate_accepted(workers: Sequence[Acceptance]) -> None:
     UserError: an engine does not take all that is published, or keeps weights that are not.
     """
     name = f"weights: vLLM's {workers[0].architecture}"
+    if workers[0].adapters:
+        _validate_adapted(name, workers)
+        return
     for worker in workers:
         if worker.refusal:
             raise UserError(f"{name} can't load what the learner publishes: {worker.refusal}")
@@ -52,6 +57,18 @@ def validate_accepted(workers: Sequence[Acceptance]) -> None:
         if worker.untouched:
             raise UserError(
                 f"{name} has {len(worker.untouched)} weights that are not published, the first is {worker.untouched[0]}"
+            )
+
+
+def _validate_adapted(name: str, workers: Sequence[Acceptance]) -> None:
+    remedy = "set weights.lora=merged to publish merged weights"
+    for worker in workers:
+        if worker.refusal:
+            raise UserError(f"{name} can't apply the adapters: {worker.refusal}; {remedy}")
+        if worker.passed_over:
+            raise UserError(
+                f"{name} applies no adapters to {len(worker.passed_over)} of the layers that have them, the first is "
+                f"{worker.passed_over[0]}; {remedy}"
             )
 
 
@@ -83,7 +100,7 @@ class LoadWatch:
         try:
             self._model.load_weights(self._noted(weights))
         except REFUSALS as error:
-            self.acceptance.refusal = f"{type(error).__name__}: {first_line(error)}"
+            self.acceptance.refusal = named(error)
             raise
         finally:
             layerwise.get_numel_loaded = load_numel

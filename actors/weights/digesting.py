@@ -17,6 +17,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from vllm.model_executor.model_loader.reload import layerwise
 
 from actors.weights.acceptance import Acceptance, LoadWatch
+from actors.weights.adapters import takes_adapters
 from actors.weights.communicator import JOIN_S, give_up, giving_up_with_the_others, open_within, validate_whole
 from actors.weights.digest import digest
 
@@ -32,18 +33,24 @@ class Digesting:
 
     def start_weight_update(self) -> None:
         self._found: dict[str, Tensor] = {}
+        self.adapters: dict[str, Tensor] = {}
+        if takes_adapters(self.model):
+            return
         _forget_unfinished(self.model)
         super().start_weight_update()  # type: ignore[misc]
         self._watch = LoadWatch(self.model)
         self.acceptance = self._watch.acceptance
 
     def finish_weight_update(self) -> None:
+        if takes_adapters(self.model):
+            return
         self._watch.close()
         super().finish_weight_update()  # type: ignore[misc]
 
     def receive_weights(self, update_info: Any) -> None:
         model = self.model
-        self.model = SimpleNamespace(load_weights=lambda weights: self._watch.load(self._noted(weights)))
+        load = self._keep if takes_adapters(model) else self._watch.load
+        self.model = SimpleNamespace(load_weights=lambda weights: load(self._noted(weights)))
         try:
             super().receive_weights(update_info)  # type: ignore[misc]
         finally:
@@ -54,6 +61,10 @@ class Digesting:
         if self.device.type != "cpu":
             torch.accelerator.synchronize()  # packed transfers unpack on streams of their own
         return [name for name, value in expected.items() if name not in self._found or int(self._found[name]) != value]
+
+    def _keep(self, adapters: Iterable[tuple[str, Tensor]]) -> None:
+        """Until the update is complete: the buffers that they lie in are used again."""
+        self.adapters |= {name: tensor.clone() for name, tensor in adapters}
 
     def _noted(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in weights:

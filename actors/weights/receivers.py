@@ -6,6 +6,7 @@ its own ``nccl`` and ``ipc`` with digests (actors/weights/digesting.py) under na
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from actors.engine_options import receiver_of
 from actors.weights.acceptance import Acceptance, LoadWatch
+from actors.weights.adapters import install, takes_adapters
 from actors.weights.direct_load import DirectLoad
 from actors.weights.gloo import GlooGroup
 from actors.weights.wire import StagedUpdate
@@ -42,7 +44,9 @@ class StagedReceiver(WeightTransferEngine):
     """Loads a publication given as one run of bytes. Subclasses say how the bytes arrive."""
 
     acceptance = Acceptance()
-    """Of the last publication that went through vLLM's reload."""
+    """Of the last publication that went through vLLM's reload, or of the adapters that were applied last."""
+    adapters: Mapping[str, Tensor]
+    """Of this update, under peft's names."""
     _direct_load: DirectLoad | None = None
     """How to load without vLLM's reload; None until it has proved right, and where it does not know the model."""
     _tried = False
@@ -90,6 +94,10 @@ class StagedReceiver(WeightTransferEngine):
             RuntimeError: a checksum is off; nothing of the update counts.
         """
         published = update_info.verified(self._bytes(update_info))
+        if takes_adapters(self.model):
+            # The bytes are the sender's, who fills them again.
+            self.adapters = {name: tensor.clone() for name, tensor in published.items()}
+            return
         if self._direct_load:
             self._direct_load.load(published)
             return
@@ -186,8 +194,13 @@ class WeightReceiver:
 
     weight_transfer_engine: Any
 
+    def apply_adapters(self) -> None:
+        """Use the adapters that came with the update that is finished: vLLM forgets all adapters when it ends."""
+        engine = self.weight_transfer_engine
+        engine.acceptance = install(engine.model, engine.adapters)
+
     def weights_acceptance(self) -> dict[str, Any]:
-        """``Acceptance`` of the last update that went through vLLM's reload, as plain data."""
+        """``Acceptance`` of the last update that went through vLLM's reload or brought adapters, as plain data."""
         return asdict(self.weight_transfer_engine.acceptance)
 
     def damaged_weights(self, expected: dict[str, int]) -> list[str]:

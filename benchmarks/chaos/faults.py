@@ -1,25 +1,34 @@
-"""What can happen to a run, and to whom: processes by their titles, a checkpoint's bytes."""
+"""What can happen to a run, and to whom: processes by their titles, their connections and disks, checkpoints."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import re
+import resource
 import signal
+import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 TITLES = {
-    "rank": "ray::LearnerRank",
-    "actor": "ray::GenerationActor",
-    "coordinator": "ray::Coordinator",
-    "shard": "ray::Shard",
-    "mailbox": "ray::Control",
+    "rank": "LearnerRank",
+    "actor": "GenerationActor",
+    "coordinator": "Coordinator",
+    "shard": "Shard",
+    "mailbox": "Control",
 }
-"""How Ray calls the processes of a run's parts."""
+"""Classes of a run's parts; Ray has them in the titles of its processes."""
+PAUSE_S = (2.0, 10.0)
+"""How long a process is held up: all of its messages come late."""
+FULL_S = 6.0
+"""How long a disk is full."""
 
 
 @dataclass(frozen=True)
@@ -27,44 +36,104 @@ class Fault:
     """Something that happens to one part of a run."""
 
     kind: str
-    """kill: SIGKILL; stop: SIGSTOP, and it never goes on; damage: a byte of the newest checkpoint, then a rank dies."""
+    """kill: SIGKILL. stop: SIGSTOP, and it never goes on. pause: it goes on after a while. drop: its TCP connections
+    break. full: it can't write files for a while. damage: a bit of the newest checkpoint flips, then a rank dies.
+    term: SIGTERM."""
     part: str
 
     def __str__(self) -> str:
         return f"{self.kind} {self.part}"
 
 
+PROCESSES = ("rank", "actor", "coordinator", "shard")
 ALL = [
-    *(Fault("kill", part) for part in TITLES),
-    *(Fault("stop", part) for part in ("rank", "actor", "coordinator", "shard")),
+    *(Fault("kill", part) for part in (*TITLES, "driver")),
+    *(Fault("stop", part) for part in PROCESSES),
+    *(Fault("pause", part) for part in PROCESSES),
+    *(Fault("drop", part) for part in ("rank", "actor", "coordinator")),
+    *(Fault("full", part) for part in ("rank", "shard")),
     Fault("damage", "rank"),
+    Fault("term", "driver"),
 ]
+OF_CLUSTERS = [Fault("kill", "node")]
+"""Beside these, where there are several nodes."""
 
 
-def strike(fault: Fault, driver: psutil.Process, checkpoints: Path, chance: random.Random) -> bool:
-    """Let it happen to the run of ``driver``; False: there was nobody to hit."""
-    title = TITLES[fault.part]
-    victims = [process for process in driver.children(recursive=True) if _title(process).startswith(title)]
+def parts_of(roots: Sequence[psutil.Process], part: str) -> list[psutil.Process]:
+    """The processes of one part of a run, below these."""
+    title = re.compile(rf"ray::.*\b{TITLES[part]}\b")
+    below = [process for root in roots if runs(root) for process in _children(root)]
+    return sorted({p for p in below if title.match(_title(p))}, key=lambda process: process.pid)
+
+
+def strike(fault: Fault, roots: Sequence[psutil.Process], checkpoints: Path, chance: random.Random) -> bool:
+    """Let it happen to a process below ``roots``; False: there was nobody to hit."""
+    victims = parts_of(roots, fault.part)
     if not victims:
         return False
-    victim = chance.choice(sorted(victims, key=lambda process: process.pid))
-    if fault.kind == "damage" and not _damage(checkpoints, chance):
-        return False
+    victim = chance.choice(victims)
     try:
-        victim.send_signal(signal.SIGSTOP if fault.kind == "stop" else signal.SIGKILL)
+        return _hit(fault.kind, victim, checkpoints, chance)
     except psutil.NoSuchProcess:
         return False
+
+
+def _hit(kind: str, victim: psutil.Process, checkpoints: Path, chance: random.Random) -> bool:
+    match kind:
+        case "kill":
+            victim.kill()
+        case "stop":
+            victim.suspend()
+        case "pause":
+            victim.suspend()
+            _later(chance.uniform(*PAUSE_S), victim.resume)
+        case "drop":
+            return _drop_connections(victim)
+        case "full":
+            hard = resource.prlimit(victim.pid, resource.RLIMIT_FSIZE)[1]
+            resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (1, hard))
+            _later(FULL_S, lambda: resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (hard, hard)))
+        case "damage":
+            if not _damage(checkpoints, chance):
+                return False
+            victim.kill()
     return True
 
 
-def wait_until(condition: Callable[[], bool], driver: psutil.Process, timeout_s: float) -> bool:
-    """Whether ``condition`` came true while the driver ran."""
+def wait_until(condition: Callable[[], bool], process: psutil.Process, timeout_s: float) -> bool:
+    """Whether ``condition`` came true while the process ran."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and _runs(driver):
+    while time.monotonic() < deadline and runs(process):
         if condition():
             return True
         time.sleep(0.1)
     return False
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _later(seconds: float, action: Callable[[], object]) -> None:
+    def act() -> None:
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
+            action()
+
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+
+
+def _drop_connections(victim: psutil.Process) -> bool:
+    """As a switch that forgets them would: both ends see an error. Needs root and ``ss``; Linux alone."""
+    found = [c for c in victim.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
+    for connection in found:
+        ends = ["sport", "=", f":{connection.laddr.port}", "dport", "=", f":{connection.raddr.port}"]
+        subprocess.run(["ss", "-K", "-t", *ends], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return bool(found)
 
 
 def _damage(checkpoints: Path, chance: random.Random) -> bool:
@@ -88,6 +157,13 @@ def _damage(checkpoints: Path, chance: random.Random) -> bool:
     return True
 
 
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
 def _title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -95,5 +171,11 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL to what does not heed it."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

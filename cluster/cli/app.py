@@ -15,13 +15,18 @@ import typer
 from cluster.cli.ask import actors, checkpoint, stop
 from cluster.cli.compare import compare
 from cluster.cli.config import config
+from cluster.cli.dashboard import dashboard
 from cluster.cli.data import data
+from cluster.cli.debug import debug
 from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
+from cluster.cli.export import export
 from cluster.cli.generate import generate
 from cluster.cli.judge import judge
 from cluster.cli.plan import plan
+from cluster.cli.recipes import recipes
 from cluster.cli.report import report
+from cluster.cli.status import status
 from cluster.cli.train import sft, train
 from contracts.errors import UserError
 
@@ -33,14 +38,17 @@ app = typer.Typer(
     help="""Align a language model from supervised data alone (SAPO, arXiv 2405.20830): a moving average of the model
 rewrites segments of your responses, and the model learns to prefer the originals.
 
-**First run:** `python -m demo data`, `sapo sft configs/demo-sft.yaml`, `sapo train configs/demo.yaml`.
+**First run:** `python -m demo data`, `sapo recipes demo-sft demo`, `sapo sft configs/demo-sft.yaml`,
+`sapo train configs/demo.yaml`.
 
-**Your own:** copy configs/demo.yaml, set `model.path` and `data.path`; `sapo config --explain` explains every field,
-and `sapo data my.yaml` shows what becomes of your data.
+**Your own:** `sapo recipes` lists recipes and copies them; set `model.path` and `data.path`.
+`sapo config --explain` explains every field, and `sapo data my.yaml` shows what becomes of your data.
 Any field can be overridden on the command line: `sapo train my.yaml learner.steps=500 optimizer.lr=1e-6`.
 
 **Look:** `sapo doctor` says what this machine lacks, `sapo plan CONFIG` what a run needs and how long it takes;
-`sapo report RUN` and `sapo compare RUN…` write a page to look at.
+`sapo status` what a run is doing; `sapo report RUN` and `sapo compare RUN…` write a page to look at.
+
+**Ship:** `sapo export RUN --to FOLDER` writes a folder that transformers and vLLM load, with a model card.
 
 **On a cluster:** `ray job submit --working-dir . -- python -m cluster train my.yaml`.""",
 )
@@ -54,15 +62,22 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "actors": actors,
     "checkpoint": checkpoint,
     "stop": stop,
+    "status": status,
+    "recipes": recipes,
     "config": config,
     "data": data,
+    "export": export,
     "report": report,
     "compare": compare,
     "plan": plan,
     "doctor": doctor,
+    "debug": debug,
+    "dashboard": dashboard,
 }
+TAKES_NEGATIVE = {"actors"}
+"""Commands with an argument that may begin with a minus; what else does is checked as its value."""
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, context_settings={"ignore_unknown_options": name in TAKES_NEGATIVE})(command)
 
 
 def main() -> None:

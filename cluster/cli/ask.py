@@ -8,8 +8,10 @@ import typer
 
 from cluster.config.sections import ClusterConfig
 
-Run = Annotated[str, typer.Option(help="Name of the run.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS.")]
+Run = Annotated[str, typer.Option(help="Name or folder of the run.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else that of a run on this machine.")
+]
 
 
 def actors(

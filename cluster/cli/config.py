@@ -27,7 +27,10 @@ def config(
     overrides: Overrides = None,
     explain: Annotated[bool, typer.Option("--explain", help="Every field, its default and meaning.")] = False,
 ) -> None:
-    """Print the resolved configuration, or with --explain what every field means."""
+    """Print the resolved configuration, and reject it if a path in it is not there; or explain every field.
+
+    What is in model and data is checked by --dry-run of train, sft and generate.
+    """
     if explain or config is None:
         table = Table(show_lines=False)
         for head in ("field", "default", "meaning"):
@@ -36,7 +39,15 @@ def config(
             table.add_row(name, default, meaning)
         Console(width=None if sys.stdout.isatty() else COLUMNS).print(table)
         return
-    print(as_yaml(load_config(config, overrides or [])), end="")
+    loaded = load_config(config, overrides or [])
+    print(as_yaml(loaded), end="")
+    from cluster.config.paths import resolve_paths
+    from cluster.run.absent import reject_absent_paths
+    from cluster.storage.run_folder import RunFolder
+
+    resolved = resolve_paths(loaded)
+    reject_absent_paths(resolved)
+    RunFolder(resolved, resume=False, overwrite=True).validate_writable()
 
 
 def fields(section: type[Section], prefix: str = "") -> list[tuple[str, str, str]]:

@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.cli.arguments import DryRun
+from cluster.config.loading import load_config
+from cluster.config.paths import resolve_paths
+from cluster.config.sections import DataConfig
 from contracts.errors import UserError
 
 SAMPLES = 4
@@ -71,6 +74,10 @@ def evaluate(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of a run: conversations are rendered as its section `data` says."),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Score models: with a check of your own on your prompts, or on tasks of lm-evaluation-harness. Or write their
@@ -88,6 +95,7 @@ def evaluate(
             "few-shots": (few_shots, ("tasks",)),
             "limit": (limit, ("tasks",)),
             "chat-template": (chat_template, ("tasks",)),
+            "config": (config, ("check", "write")),
         },
     )
     if tasks:
@@ -96,8 +104,19 @@ def evaluate(
     if prompts is None:
         raise UserError(f"--{mode} needs --prompts FILE")
     longest = max_tokens or MAX_TOKENS[mode]
+    data = resolve_paths(load_config(config)).data if config else None
     if write:
-        _write(models, prompts, out, write, name=name, temperature=temperature, max_tokens=longest, dry_run=dry_run)
+        _write(
+            models,
+            prompts,
+            out,
+            write,
+            name=name,
+            temperature=temperature,
+            max_tokens=longest,
+            data=data,
+            dry_run=dry_run,
+        )
         return
     assert check is not None
     count, heat = samples or SAMPLES, TEMPERATURE if temperature is None else temperature
@@ -105,12 +124,13 @@ def evaluate(
         from cluster.evaluation.dry_run import dry_evaluation
 
         for model in models:
-            print(dry_evaluation(model, prompts, check, samples=count, max_tokens=longest))
+            print(dry_evaluation(model, prompts, check, samples=count, max_tokens=longest, data=data))
         return
     from cluster.evaluation.evaluate import evaluate as run
 
     results = {
-        model: run(model, prompts, check, samples=count, temperature=heat, max_tokens=longest) for model in models
+        model: run(model, prompts, check, samples=count, temperature=heat, max_tokens=longest, data=data)
+        for model in models
     }
     if as_json:
         print(json.dumps({model: asdict(result) for model, result in results.items()}))
@@ -188,6 +208,7 @@ def _write(
     name: str | None,
     temperature: float | None,
     max_tokens: int,
+    data: DataConfig | None,
     dry_run: bool,
 ) -> None:
     from cluster.evaluation.generation_files import dry_writing, write_responses
@@ -198,8 +219,10 @@ def _write(
         raise UserError(f"--write takes one model, {len(models)} are given")
     (model,) = models
     if dry_run:
-        print(dry_writing(model, prompts, out, kind, max_tokens=max_tokens))
+        print(dry_writing(model, prompts, out, kind, max_tokens=max_tokens, data=data))
         return
     called = name or model
-    count = write_responses(model, prompts, out, kind, name=called, temperature=temperature, max_tokens=max_tokens)
+    count = write_responses(
+        model, prompts, out, kind, name=called, temperature=temperature, max_tokens=max_tokens, data=data
+    )
     print(f"wrote {count} responses of {called} to {out}")

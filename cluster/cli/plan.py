@@ -117,7 +117,9 @@ def _print(console: Console, run: RunConfig, made: Plan, machines: Machines) -> 
             f"(generation.max_concurrent_requests {run.generation.max_concurrent_requests})"
         )
     store = "unknown without rows" if made.store_bytes is None else _gib(made.store_bytes)
-    console.print(f"fullest node: host memory {_gib(made.host_bytes)}, object store {store}")
+    actor = f", an actor {_gib(made.actor_host_bytes)}" if made.engine else ""
+    each = f"a rank {_gib(made.rank_host_bytes)}{actor}"
+    console.print(f"fullest node: host memory {_gib(made.host_bytes)} ({each}), object store {store}")
     console.print(
         f"disk: {_gib(made.checkpoint_bytes)} a checkpoint, {_gib(made.checkpoints_kept_bytes)} while one is written "
         f"(checkpoint.keep {run.checkpoint.keep})"
@@ -194,6 +196,6 @@ def _gib(size: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    from cluster.reports.page.report import duration
+    from cluster.reports.duration import duration
 
     return duration(seconds)

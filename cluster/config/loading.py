@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from yaml import MarkedYAMLError, YAMLError
 from cluster.config.run_config import RunConfig
 from cluster.config.validation_message import validation_message
 from contracts.errors import UserError, first_line
+
+COMMAND_LINE = "command line"
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -29,16 +32,28 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {error.full_key}: {first_line(error)}") from error
+        message = f"{error.full_key}: {first_line(error)}"
+        raise UserError(f"{_source(str(path), message, overrides)}: {message}") from error
     assert isinstance(values, dict)
-    return validate_config({str(key): value for key, value in values.items()}, str(path))
+    return validate_config({str(key): value for key, value in values.items()}, str(path), overrides)
 
 
-def validate_config(values: dict[str, Any], source: str) -> RunConfig:
+def _source(path: str, message: str, overrides: Sequence[str]) -> str:
+    """Where what ``message`` is about was set: in the file, on the command line, or both."""
+    named = re.split(r"[: ]", message, maxsplit=1)[0]
+    keys = [override.partition("=")[0] for override in overrides]
+    if any(f"{named}.".startswith(f"{key}.") or f"{key}.".startswith(f"{named}.") for key in keys):
+        return COMMAND_LINE
+    spoken = any(re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", message) for key in keys)
+    return f"{path} and {COMMAND_LINE}" if spoken else path
+
+
+def validate_config(values: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Validate plain values.
 
     Args:
         source: what the values came from, for the message.
+        overrides: ``key.sub=value`` that changed some of them.
 
     Raises:
         UserError: one line that names ``source``, the key, the value and what would be right.
@@ -46,7 +61,8 @@ def validate_config(values: dict[str, Any], source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {validation_message(error.errors(), RunConfig)}") from error
+        message = validation_message(error.errors(), RunConfig)
+        raise UserError(f"{_source(source, message, overrides)}: {message}") from error
 
 
 def _read_yaml(path: Path) -> DictConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ from cluster.config.sections import (
     WeightsConfig,
 )
 from cluster.config.validation_message import shown
-from contracts.section import NonNegative, Section
+from contracts.section import Section
 from learner.config import (
     REFERENCE_FREE_OBJECTIVES,
     EmaConfig,
@@ -30,6 +30,8 @@ from learner.config import (
     ReferenceConfig,
 )
 
+LARGEST_SEED = 2**32 - 1
+"""NumPy's global generator, which vLLM seeds, takes no larger one."""
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """No slash and no leading dot: the folder of this name is deleted by --overwrite."""
 
@@ -41,7 +43,7 @@ class RunConfig(Section):
     output_dir: str = Field(
         "runs", description="Where run folders are made; on a cluster, a folder that all nodes share."
     )
-    seed: NonNegative = Field(0, description="Seed of everything random.")
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(0, description="Seed of everything random.")
     deterministic: bool = Field(
         True,
         description="GPU in lockstep: engines whose tokens do not depend on what else is in the batch, and a learner "

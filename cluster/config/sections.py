@@ -104,6 +104,7 @@ class DataConfig(Section):
         None,
         description="Rows that are evaluated and not trained on: a fraction of the data (rows with the same prompt "
         "stay together), or the path of a dataset. Loss, and on pairs the margin too, are in the metrics as eval/*.",
+        json_schema_extra={"expected": "a fraction above 0 and up to 0.5, the path of a dataset, or null for none"},
     )
     held_out_rows: Count = Field(256, description="Most held-out rows that are evaluated: the first ones.")
     held_out_every: Count = Field(50, description="Optimizer steps between evaluations of the held-out rows.")
@@ -159,6 +160,11 @@ class WeightsConfig(Section):
         description="auto: nccl between GPUs; on CPU, and with cluster.colocate, shm where all actors share the "
         "learner's machine, else gloo. ipc: one rank and one actor that share one GPU (cluster.colocate).",
     )
+    lora: Literal["adapters", "merged"] = Field(
+        "adapters",
+        description="With model.lora: adapters publishes these alone, some MB, and engines apply them to the starting "
+        "model; merged publishes whole weights with the adapters in them, for models and layers that vLLM can't adapt.",
+    )
     parity_every: NonNegative = Field(
         50,
         description="Publications between log-probability parity checks of the engines against the learner, which the "
@@ -182,6 +188,12 @@ class CheckpointConfig(Section):
         30.0, description="Minutes between checkpoints, after which one is due too; 0: none by time."
     )
     keep: Count = Field(2, description="How many of the newest checkpoints are kept.")
+    background: bool = Field(
+        True,
+        description="Copy what a checkpoint holds to the host and write it while training goes on. false: training "
+        "waits until it is written, and no copy is made; for hosts without room for the states of their ranks and, on "
+        "the node of rank 0, for policy and EMA.",
+    )
     on_error: Literal["end", "continue"] = Field(
         "end",
         description="A checkpoint can't be written (disk full, read-only): end the run, or go on training without it. "
@@ -244,6 +256,12 @@ class RecoveryConfig(Section):
         description="Longest that an engine or a rank may show no progress or give no answer before it is given up, in"
         " seconds. Ten times the longest seen so far if that is more, six times this the first time.",
     )
+    fewer_after_s: NonNegativeFloat | None = Field(
+        None,
+        description="After lost nodes have not come back within so many seconds, a new attempt begins with fewer "
+        "actors or ranks, as many as fit; the next one tries the full number again. null: it waits for them as long as "
+        "`cluster.start_timeout_s`. Other ranks give other rounding; other actors do not, in lockstep.",
+    )
     auto_resume: bool = Field(
         False,
         description="A run that is started again under its name goes on from its newest checkpoint, as with --resume; "
@@ -257,6 +275,17 @@ class LoggingConfig(Section):
     samples_every: NonNegative = Field(50, description="Optimizer steps between entries of samples.jsonl; 0: none.")
     samples: Count = Field(4, description="Pairs in each of those entries.")
     tensorboard: bool = Field(True, description="Write a TensorBoard log beside metrics.jsonl.")
+    trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = Field(
+        (),
+        description="Services that get every step's metrics too: wandb, mlflow, trackio. Their Python packages are "
+        "installed apart. A resumed run goes on under the same id there.",
+    )
+    project: str = Field("sapo", description="Project, or experiment, of the run in these services.")
+    offline: bool = Field(
+        False,
+        description="Let these services write to the run folder (trackio: to its own folder on this machine) and ask "
+        "no network.",
+    )
     record_pairs: bool = Field(False, description="Write every drawn batch to pairs.arrow, for method replay.")
     verdict_every: NonNegative = Field(
         200, description="Optimizer steps between bottleneck reports (which side waits); 0: only at the end."

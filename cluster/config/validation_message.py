@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import get_args
 
@@ -18,7 +18,12 @@ PLAIN_WORDS = {
     "a valid boolean": "true or false",
     "a valid string": "text (numbers in quotes)",
     "a valid tuple": "a list",
+    "a valid dictionary": "a mapping, as {key: value}",
+    "a valid date": "a date, as 2024-07-26",
+    "Datetimes provided to dates": "a date, as 2024-07-26",
 }
+EXPECTED = "expected"
+"""Under this name a field says in words what it takes, where what its types take is hard to read."""
 
 
 def validation_message(errors: list[ErrorDetails], root: type[Section]) -> str:
@@ -55,9 +60,19 @@ def _message_of(key: str, errors: list[ErrorDetails], root: type[Section]) -> st
         case "string_pattern_mismatch":
             remedy = "must be letters, digits, dots, dashes and underscores, the first a letter or digit"
             return f"{key} {shown(error['input'])}: {remedy}"
+    own = _expected(key, root)
     # A field that may be one thing or another has an error for each.
-    wanted = dict.fromkeys(_plain(e["msg"]) for e in errors)
+    wanted: Iterable[str] = [own] if own else dict.fromkeys(_plain(e["msg"]) for e in errors)
     return f"{key} {shown(error['input'])}: must be {' or '.join(wanted)}"
+
+
+def _expected(key: str, root: type[Section]) -> str | None:
+    """The field's own words."""
+    prefix, _, name = key.rpartition(".")
+    section = _section_at(prefix, root) if prefix else root
+    extra = section.model_fields[name].json_schema_extra if section and name in section.model_fields else None
+    words = extra.get(EXPECTED) if isinstance(extra, dict) else None
+    return words if isinstance(words, str) else None
 
 
 def _plain(message: str) -> str:

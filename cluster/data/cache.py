@@ -23,7 +23,7 @@ from contracts.version import VERSION
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 BLOCK_BYTES = 1 << 22
 COLUMNS = ("prompts", "responses", "rejected")
 NOT_CONTENT = {"path", "sources", "split", "cache_dir", "held_out_rows", "held_out_every"}

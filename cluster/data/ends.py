@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster.data.conversation import Unusable
 from cluster.data.rendering import ANSWER, PROBE, ChatTemplate
-from contracts.errors import UserError, first_line
+from contracts.errors import UserError, all_lines
 from learner.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -73,14 +73,17 @@ def configured_ends(path: str) -> tuple[int, ...]:
     """
     from transformers import GenerationConfig
 
+    from learner.model.quiet import quiet
+
     if Path(path).is_dir() and not (Path(path) / GENERATION_CONFIG).is_file():
         return ()
     try:
-        ends: object = GenerationConfig.from_pretrained(path).eos_token_id
+        with quiet():
+            ends: object = GenerationConfig.from_pretrained(path).eos_token_id
     except Exception as error:  # transformers' own checks raise several kinds
         if isinstance(error, OSError) and not Path(path).is_dir():
             return ()  # on the hub a missing file raises what a damaged one does
-        raise UserError(f"model.path {path}: {GENERATION_CONFIG} can't be read: {first_line(error)}") from error
+        raise UserError(f"model.path {path}: {GENERATION_CONFIG} can't be read: {all_lines(error)}") from error
     if ends is None:
         return ()
     listed = ends if isinstance(ends, list) else [ends]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.data.json_rows import COMPRESSIONS
 from contracts.errors import UserError
@@ -21,6 +22,16 @@ DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "state.json", "datase
 """JSON beside the rows that describes them."""
 
 
+class Options(NamedTuple):
+    """What names a dataset in the configuration, for messages."""
+
+    path: str = "data.path"
+    split: str = "data.split"
+
+
+DATA = Options()
+
+
 def kind(path: Path) -> str | None:
     """The file's kind by its name; None if it is none that is read."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -29,7 +40,7 @@ def kind(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in KINDS else None
 
 
-def split_files(folder: Path, split: str) -> tuple[list[Path], list[Path]]:
+def split_files(folder: Path, split: str, options: Options = DATA) -> tuple[list[Path], list[Path]]:
     """Files of ``split`` in order of their names, and those that are left out.
 
     The files lie in the folder itself, or in its ``data/``, or in a folder of the split's name. Where no name names a
@@ -38,24 +49,24 @@ def split_files(folder: Path, split: str) -> tuple[list[Path], list[Path]]:
     Raises:
         UserError: there are none, or only of other splits, or it can't be told which are meant.
     """
-    files = _data_files(folder)
+    files = _data_files(folder, options.path)
     if not files:
-        raise UserError(f"data.path {folder}: holds neither a saved dataset nor {', '.join(KINDS)} files")
+        raise UserError(f"{options.path} {folder}: holds neither a saved dataset nor {', '.join(KINDS)} files")
     named = {file: _split_of(file.relative_to(folder)) for file in files}
     wanted = _canonical(split)
     if not any(named.values()):
         if wanted != "train":
-            raise UserError(f"data.split {split}: no file of {folder} names a split, so all are train")
+            raise UserError(f"{options.split} {split}: no file of {folder} names a split, so all are train")
         return files, []
     chosen = [file for file in files if _whole_split(file) == split] or [
         file for file in files if named[file] == wanted or split in _words(file.relative_to(folder))
     ]
     several = sorted({_whole_split(file) for file in chosen})
     if len(several) > 1 and all(SHARD.search(file.stem) for file in chosen):
-        raise UserError(f"data.split {split}: {folder} has {', '.join(several)}: name one of them")
+        raise UserError(f"{options.split} {split}: {folder} has {', '.join(several)}: name one of them")
     if not chosen:
         found = sorted({name for name in named.values() if name})
-        raise UserError(f"data.split {split}: {folder} has {', '.join(found)}")
+        raise UserError(f"{options.split} {split}: {folder} has {', '.join(found)}")
     return chosen, [file for file in files if file not in chosen]
 
 
@@ -65,7 +76,7 @@ def _whole_split(file: Path) -> str:
     return SHARD.sub("", file.stem)
 
 
-def _data_files(folder: Path) -> list[Path]:
+def _data_files(folder: Path, option: str) -> list[Path]:
     here = sorted(p for p in folder.iterdir() if p.is_file() and _holds_rows(p))
     if here:
         return here
@@ -78,8 +89,8 @@ def _data_files(folder: Path) -> list[Path]:
         below = data
     elif len(splits) < len(below) and len(below) > 1:
         names = ", ".join(f.name for f in below)
-        raise UserError(f"data.path {folder}: holds several datasets ({names}): name one of these folders")
-    return [file for f in below for file in _data_files(f)]
+        raise UserError(f"{option} {folder}: holds several datasets ({names}): name one of these folders")
+    return [file for f in below for file in _data_files(f, option)]
 
 
 def _holds_rows(file: Path) -> bool:

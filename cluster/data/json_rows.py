@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from contracts.errors import UserError, first_line
 
@@ -23,14 +23,18 @@ def json_rows(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         UserError: something is not JSON in UTF-8 or no object, or the file can't be read; it is named after ``key``.
     """
+    last = 0
     try:
         with _opened(path) as file:
             start = file.peek(CHUNK_CHARACTERS).removeprefix(b"\xef\xbb\xbf").lstrip()
             # One array over several lines, or on one: in a file of lines each line is an object.
-            yield from _array(file, path, key) if start.startswith(b"[") else _lines(file, path, key)
+            for last, row in _array(file, path, key) if start.startswith(b"[") else _lines(file, path, key):
+                yield last, row
     except (OSError, EOFError, zlib.error) as error:  # gzip raises the latter two for a file that was cut off
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{key} {path}: can't be read: {reason}") from error
+        where = f"{path}:{last + 1}" if last else str(path)
+        after = f"; line {last} is the last that is whole" if last else ""
+        raise UserError(f"{key} {where}: can't be read: {reason}{after}") from error
 
 
 def _opened(path: Path) -> io.BufferedReader:
@@ -43,18 +47,38 @@ def _opened(path: Path) -> io.BufferedReader:
     return path.open("rb")
 
 
-def _lines(file: IO[bytes], path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file, 1):
+def _lines(file: io.BufferedReader, path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    first = True
+    for number, line in enumerate(_split(file), 1):
         if line.strip():
-            yield number, _object(line, f"{key} {path}:{number}")
+            yield number, _object(line, f"{key} {path}:{number}", first)
+            first = False
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
+def _split(file: io.BufferedReader) -> Iterator[bytes]:
+    """Lines as all systems end them; JSON has no bare line break within a text."""
+    start = file.peek(CHUNK_CHARACTERS)
+    if b"\r" in start and b"\n" not in start:
+        # As on old Macs: the whole file would be one line. Latin-1 has a character for each byte, and gives it back.
+        yield from (line.encode("latin-1") for line in io.TextIOWrapper(file, "latin-1"))
+        return
+    for line in file:
+        yield from line.splitlines(keepends=True) if b"\r" in line[:-2] else (line,)
+
+
+def _object(line: bytes, where: str, first: bool) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_once)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8: {error.reason} at byte {error.start} of the line") from error
+    except _TwiceError as error:
+        raise UserError(f"{where}: {error}") from error
     except json.JSONDecodeError as error:
+        if first and line.lstrip(b"\xef\xbb\xbf \t").startswith(b"{") and not error.doc[error.pos :].strip():
+            raise UserError(
+                f"{where}: an object that goes on in the next line: one object a line is expected, or an array of "
+                "objects"
+            ) from error
         cut = "" if line.endswith(b"\n") else "; it is the last line and has no line break: the file may be cut off"
         raise UserError(f"{where}: not JSON: {error.msg}; one object a line is expected{cut}") from error
     except ValueError as error:  # a number with more digits than Python converts
@@ -62,6 +86,24 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     except RecursionError as error:
         raise UserError(f"{where}: nested too deeply to be read") from error
     return _as_object(row, where)
+
+
+class _TwiceError(ValueError):
+    """An object has a key twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys; Python's own way keeps the last value of a key without a word.
+
+    Raises:
+        _TwiceError: a key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise _TwiceError(f"the key {twice!r} is twice in one object; which value is meant can't be told")
+    return found
 
 
 def _as_object(row: Any, where: str) -> dict[str, Any]:
@@ -73,7 +115,7 @@ def _as_object(row: Any, where: str) -> dict[str, Any]:
 def _array(file: io.BufferedReader, path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of one array, decoded as they come: the file is never in memory as a whole."""
     text = io.TextIOWrapper(file, encoding="utf-8-sig")
-    decoder, number = json.JSONDecoder(), 1
+    decoder, number = json.JSONDecoder(object_pairs_hook=_once), 1
     buffer, ended, separator = "", False, "["
     while True:
         try:

@@ -12,10 +12,12 @@ from actors.token_table import DatasetShare, TableBuilder, TokenTable
 from cluster.config.sections import DataConfig
 from cluster.data.cache import Tables, cache_key, read_tables, write_tables
 from cluster.data.ends import EndTokens
+from cluster.data.files import DATA, Options
 from cluster.data.report import DataReport
 from cluster.data.rows import RowSource, find_rows
 from cluster.data.table import add_rows
 from cluster.data.tokens import Tokenisation
+from cluster.storage.writable import validate_writable
 from contracts.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,20 +27,25 @@ LARGE_BYTES = 16 << 20
 """Datasets of smaller files are tokenised in seconds: they are not kept, and show no progress."""
 
 
+HELD_OUT = Options("data.held_out", "data.split")
+
+
 def load_tables(data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBase, ends: EndTokens) -> Tables:
     """Token ids of all usable rows, and what happened to the others.
 
     Raises:
         UserError: the data can't be read, have none of the named columns, or no row is usable.
     """
-    sources = [find_rows(source.path, source.split) for source in data.all_sources]
+    sources = [find_rows(source.path, source.split, _named(data, i)) for i, source in enumerate(data.all_sources)]
     if data.held_out in [source.path for source in data.all_sources]:
         raise UserError(f"data.held_out {data.held_out}: the run is trained on it; name other rows, or a fraction")
-    evaluated = find_rows(data.held_out, data.split) if isinstance(data.held_out, str) else None
+    evaluated = find_rows(data.held_out, data.split, HELD_OUT) if isinstance(data.held_out, str) else None
     everything = [*sources, *([evaluated] if evaluated else [])]
     folder = _kept_in(everything, data, method, tokenizer, ends)
     if folder and (kept := read_tables(folder)):
         return kept
+    if folder:  # what takes minutes is not to be lost
+        validate_writable(folder, f"data.cache_dir {data.cache_dir}", "; name another folder, or null")
     tables = _tokenised(sources, evaluated, data, method, Tokenisation(tokenizer, ends, data))
     if folder:
         try:
@@ -47,6 +54,11 @@ def load_tables(data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBas
             reason = f"can't be written: {error.strerror}; name another folder, or null"
             raise UserError(f"data.cache_dir {data.cache_dir}: {reason}") from error
     return tables
+
+
+def _named(data: DataConfig, number: int) -> Options:
+    """How messages name a dataset of the run."""
+    return Options(f"data.sources.{number}.path", f"data.sources.{number}.split") if data.sources else DATA
 
 
 def load_held_out(
@@ -59,7 +71,7 @@ def load_held_out(
     """
     if not isinstance(data.held_out, str):
         return None, []
-    source = find_rows(data.held_out, data.split)
+    source = find_rows(data.held_out, data.split, HELD_OUT)
     table, report = _evaluated_rows(source, data, method, Tokenisation(tokenizer, ends, data))
     return table, report.lines()
 

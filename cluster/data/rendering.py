@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateSyntaxError
 
-from cluster.config.sections import DataConfig
+from cluster.config.sections import RESERVED_VARIABLES, DataConfig
 from cluster.data.conversation import Message, Messages, Unusable
-from contracts.errors import UserError, first_line
+from contracts.errors import UserError, first_line, named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,8 +67,9 @@ class ChatTemplate:
             where = f"data.chat_template of tokenizer {self.tokenizer.name_or_path}, line {error.lineno}"
             raise UserError(f"{where}: no Jinja template: {first_line(error)}") from error
         except Exception as error:  # a template is a program of somebody else's: TypeError, KeyError, …
-            kind = "" if type(error).__module__.startswith("jinja2") else f"{type(error).__name__}: "
-            raise Unusable(f"rejected by the chat template ({kind}{first_line(error)})") from error
+            own = type(error).__module__.startswith("jinja2") and str(error).strip()
+            words = own.splitlines()[0] if own else named(error)
+            raise Unusable(f"rejected by the chat template ({words})") from error
         assert isinstance(text, str)
         return text
 
@@ -113,14 +115,17 @@ class ChatTemplate:
         Raises:
             UserError: ``data.chat_template_kwargs`` names a variable that the template does not have.
         """
-        unknown = [name for name in self.variables if not self._knows(name)]
-        if unknown and self.tokenizer.chat_template is not None:
-            raise UserError(f"data.chat_template_kwargs {unknown[0]}: the chat template has no such variable")
+        if self.tokenizer.chat_template is None:
+            return
+        own = self._own_variables
+        if unknown := [name for name in self.variables if name not in own]:
+            known = f"it has {', '.join(sorted(own))}" if own else "it has none; leave it out"
+            raise UserError(f"data.chat_template_kwargs {unknown[0]}: the chat template has no such variable; {known}")
 
     def ignored_keys(self, messages: Messages) -> list[str]:
         """Keys of messages, beside role and content, that the template never mentions."""
         keys = {key for message in messages for key in message} - {"role", "content"}
-        return sorted(key for key in keys if not self._knows(key))
+        return sorted(key for key in keys if key not in str(self.tokenizer.chat_template))
 
     def shows_tools(self) -> bool:
         """Whether the template does anything with tools."""
@@ -129,19 +134,29 @@ class ChatTemplate:
     def _no_prefix(self, prompt: Messages, tools: list[dict[str, Any]] | None, asked: str, whole: str) -> str:
         """Why the whole does not begin with the prompt, and what to set."""
         bare = self.render(prompt, tools, add_generation_prompt=False)
-        switch = next((name for name in ("enable_thinking", "thinking") if self._knows(name)), None)
+        switch = next((name for name in ("enable_thinking", "thinking") if name in self._own_variables), None)
         set_it = f"set data.chat_template_kwargs {{{switch}: false}}" if switch and switch not in self.variables else ""
         if asked.startswith(bare) and whole.startswith(bare):
             opens = asked[len(bare) :]
-            remedy = set_it or "name a template in data.chat_template that writes the same in both cases"
+            without = "it has no variable that leaves it out; " if "think" in opens and not switch else ""
+            remedy = set_it or f"{without}name a template in data.chat_template that writes the same in both cases"
             return f"whose response the chat template does not begin as it asks for one, with {_shown(opens)}: {remedy}"
         remedy = "name a template in data.chat_template that does not"
-        if self._knows("preserve_thinking") or self._knows("clear_thinking"):
-            remedy = "see its variables preserve_thinking and clear_thinking (data.chat_template_kwargs)"
+        if keep := sorted({"preserve_thinking", "clear_thinking"} & self._own_variables):
+            remedy = f"see its variable {' and '.join(keep)} (data.chat_template_kwargs)"
         return f"whose earlier turns the chat template writes otherwise when a response follows: {remedy}"
 
-    def _knows(self, variable: str) -> bool:
-        return variable in str(self.tokenizer.chat_template)
+    @cached_property
+    def _own_variables(self) -> frozenset[str]:
+        """Variables that the template reads and rendering does not set itself."""
+        from jinja2 import meta
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        template = self.tokenizer.get_chat_template()
+        environment = _compile_jinja_template(template).environment
+        read = meta.find_undeclared_variables(environment.parse(template))
+        tokens = {name for name in read if name.endswith("_token")}
+        return frozenset(read - tokens - RESERVED_VARIABLES - environment.globals.keys())
 
 
 def _shown(text: str) -> str:

@@ -29,6 +29,8 @@ class DataReport:
     """Where the first row of each reason or remark is."""
     left_out: list[str] = field(default_factory=list)
     """Files of the folder that are not read, as they are of another split."""
+    option: str = "data.path"
+    """What names the dataset in the configuration."""
 
     def drop(self, reason: str, where: str) -> None:
         """Count a row that can't be used."""

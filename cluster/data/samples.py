@@ -51,6 +51,11 @@ Sample = PlainText | Dialogue
 class NoColumns(Unusable):
     """None of the named columns is in the row."""
 
+    def __init__(self, reason: str, hint: str = "") -> None:
+        """``hint``: which option names those that are there."""
+        super().__init__(reason)
+        self.hint = hint
+
 
 def supervised_samples(row: dict[str, Any], data: DataConfig, note: Note) -> list[Sample]:
     """Samples of a row with a conversation, or with a prompt and a completion; one, or one for each assistant turn.
@@ -75,8 +80,21 @@ def supervised_samples(row: dict[str, Any], data: DataConfig, note: Note) -> lis
     elif {data.prompt_column, data.completion_column} <= row.keys():
         raise Unusable(f"whose prompt or {data.completion_column} is neither text nor a list of messages")
     else:
-        raise NoColumns(f"no column {column!r} and no {data.prompt_column!r} with {data.completion_column!r}")
+        reason = f"no column {column!r} and no {data.prompt_column!r} with {data.completion_column!r}"
+        raise NoColumns(reason, _hint(row))
     return _samples(_system(row, data, messages, note) + messages, read_tools(row.get(data.tools_column)), data, note)
+
+
+def _hint(row: dict[str, Any]) -> str:
+    """Which option to set where another column holds a conversation."""
+    for column, value in row.items():
+        try:
+            turns = read_messages(value, column)
+        except Unusable:
+            continue
+        if any(turn["role"] == "assistant" for turn in turns):
+            return f"{column} holds a conversation: set data.messages_column={column}"
+    return "name them in data.messages_column, or in data.prompt_column and data.completion_column"
 
 
 def pair_sample(row: dict[str, Any], data: DataConfig, note: Note) -> Sample:
@@ -87,7 +105,7 @@ def pair_sample(row: dict[str, Any], data: DataConfig, note: Note) -> Sample:
     """
     columns = (data.chosen_column, data.rejected_column)
     if missing := [name for name in columns if name not in row]:
-        raise NoColumns(f"no column {', '.join(missing)}")
+        raise NoColumns(f"no column {', '.join(missing)}", "name them in data.chosen_column and data.rejected_column")
     answers = tuple(row[name] for name in columns)
     halves = _plain_or_messages(row.get(data.prompt_column), answers, columns, note)
     if isinstance(halves, PlainText):

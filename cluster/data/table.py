@@ -41,7 +41,7 @@ def add_rows(
     Raises:
         UserError: the data can't be read, have none of the named columns, or no row is usable.
     """
-    report = DataReport(source.path, left_out=[file.name for file in source.left_out])
+    report = DataReport(source.path, left_out=[file.name for file in source.left_out], option=source.option)
     train, held_out = builders
     for number, (beginning, row) in enumerate(usable_rows(source.rows, data, method, tokenisation, report), 1):
         if is_held_out(beginning, data.held_out):
@@ -56,7 +56,7 @@ def add_rows(
             break
     progress(report.read)
     if not report.used:
-        raise UserError(f"data.path: no usable row in {report}")
+        raise UserError(f"{source.option}: no usable row in {report}")
     return report
 
 
@@ -131,7 +131,7 @@ def _samples(
             report.drop(str(reason), row.where)
             if isinstance(reason, NoColumns):
                 without += 1
-                columns = columns or f"{reason}; the columns are {', '.join(row.values) or '(none)'}"
+                columns = columns or f"{reason}; the columns are {', '.join(row.values) or '(none)'}; {reason.hint}"
             continue
         except RecursionError:  # a reader's limit may be higher than that of what walks through the values
             report.drop("whose values are nested too deeply", row.where)
@@ -139,7 +139,7 @@ def _samples(
         for sample, text in zip(samples, texts, strict=True):
             yield _Rendered(row.where, note, sample.beginning, text)
     if columns and without == report.read:
-        raise UserError(f"data.path {report.source}: {columns}")
+        raise UserError(f"{report.option} {report.source}: {columns}")
 
 
 def fitted(tokens: Tokens, data: DataConfig, note: Note) -> tuple[Ids, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cluster.data.conversation import Unusable
 from cluster.data.locations import reject_absent
 from cluster.data.rendering import PROBE, ChatTemplate
-from contracts.errors import UserError, first_line
+from contracts.errors import UserError, all_lines, first_line
 from learner.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -35,12 +36,18 @@ def load_tokenizer(
     reject_absent(path, key)
     from transformers import AddedToken, AutoTokenizer
 
+    from learner.model.quiet import quiet
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        tokenizer("a")  # a setting of the wrong type shows only when it is used
     except Exception as error:  # OSError, ValueError, or a bare Exception from the Rust half: no tokenizer is there
-        raise UserError(f"{key} {path}: no tokenizer could be loaded: {first_line(error)}") from error
+        why = _broken_file(Path(path)) or all_lines(error)
+        raise UserError(f"{key} {path}: no tokenizer could be loaded: {why}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"{key} {path}: the tokenizer has no end-of-sequence token")
+    _reject_ordinary(tokenizer, model.add_tokens)
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in model.add_tokens], special_tokens=True)
     if chat_template:
         try:
@@ -79,6 +86,37 @@ def opening_note(tokenizer: PreTrainedTokenizerBase) -> str:
     template = tokenizer.chat_template
     made_to = isinstance(template, str) and template.startswith(BOS_TEMPLATE)
     return f"the tokenizer opens text with {' '.join(names)}" + (", and so does the chat template" if made_to else "")
+
+
+def known_special(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> list[str]:
+    """Those of ``tokens`` that the tokenizer has beside its vocabulary."""
+    return [token for token in tokens if token in tokenizer.get_added_vocab()]
+
+
+def _reject_ordinary(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: one of the tokens to add is an ordinary one of the vocabulary, which texts would lose.
+    """
+    known = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys() - set(tokenizer.all_special_tokens)
+    if ordinary := [token for token in tokens if token in known]:
+        raise UserError(
+            f"model.add_tokens {ordinary[0]!r}: an ordinary token of the tokenizer, which texts are made of; name a "
+            f"mark that no text has, such as '<|{ordinary[0].strip()}|>'"
+        )
+
+
+def _broken_file(folder: Path) -> str | None:
+    """What is wrong with the first of a tokenizer's files that holds no JSON object; None where none is broken."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        try:
+            if not isinstance(json.loads((folder / name).read_text(encoding="utf-8")), dict):
+                return f"{name} is no JSON object"
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            return f"{name} is no JSON: {first_line(error)}"
+    return None
 
 
 def _lacks_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

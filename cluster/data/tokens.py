@@ -89,16 +89,20 @@ class Tokenisation:
             if self._special.occurs(sample.prompt.removeprefix(str(self.tokenizer.bos_token))):
                 note("whose prompt is text with special tokens in it, which are read as such")
         else:
-            if not self._checked:
-                self.template.reject_unusable()
-                self.template.reject_unknown_variables()
-                self._checked = True
+            self._check_template()
             if sample.tools and not self.template.shows_tools():
                 note("whose tools are ignored: the chat template does not show any")
             texts = self._rendered(sample, note)
         for whole in texts.wholes:
             _validate_unicode(whole)
         return texts
+
+    def _check_template(self) -> None:
+        """Once: a run of text needs none."""
+        if not self._checked:
+            self.template.reject_unusable()
+            self.template.reject_unknown_variables()
+            self._checked = True
 
     def prompt_ids(self, prompt: str | Messages, tools: list[dict[str, Any]] | None = None) -> list[int]:
         """Token ids of a prompt alone, as an engine is given it.
@@ -110,6 +114,7 @@ class Tokenisation:
         if isinstance(prompt, str):
             _validate_unicode(prompt)
             return self._opened(self._encode([prompt])[0], templated=False)
+        self._check_template()
         marked = self._special.occurs([*prompt, *(tools or ())])
         messages: Messages = self._special.marked(prompt) if marked else prompt
         shown: list[dict[str, Any]] | None = self._special.marked(tools) if marked else tools

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.config.sections import DataConfig
 from cluster.data.tokenizer import text_decoder
 from cluster.evaluation.checks import mean_score, score
 from cluster.evaluation.messages import Evaluation, EvaluationJob, Responses, ResponsesJob, Share
@@ -26,7 +27,8 @@ def answer_questions(job: EvaluationJob) -> Evaluation:
     Raises:
         UserError: model, prompts or check can't be used.
     """
-    plan = plan_evaluation(job.model, Path(job.prompts), job.check, job.max_tokens)
+    data = DataConfig.model_validate(job.data) if job.data else None
+    plan = plan_evaluation(job.model, Path(job.prompts), job.check, job.max_tokens, data)
     check = import_function(job.check, "--check")
     engine = start_engine(job.model, job.seed, plan)
     decode = decoder(plan)
@@ -50,7 +52,8 @@ def respond(job: ResponsesJob) -> Responses:
     """
     from vllm import SamplingParams
 
-    plan = plan_responses(job.model, job.questions, job.max_tokens)
+    data = DataConfig.model_validate(job.data) if job.data else None
+    plan = plan_responses(job.model, job.questions, job.max_tokens, data)
     engine = start_engine(job.model, job.seed, plan)
     decode = decoder(plan)
     said: list[list[str]] = [[] for _ in plan.questions]

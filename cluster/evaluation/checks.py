@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from cluster.evaluation.messages import Share
 from cluster.evaluation.questions import Question
-from contracts.errors import UserError
+from contracts.errors import UserError, named
 
 Check = Callable[[str, str], float]
 """From (text of the prompt, response) to a score; True and False count as 1 and 0."""
@@ -28,7 +28,7 @@ def score(check: Check, path: str, question: Question, response: str) -> float:
     except Exception as error:  # the check is the user's own code and may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"--check {path}: {type(error).__name__}: {error} ({frame.filename}:{frame.lineno}), on the prompt of "
+            f"--check {path}: {named(error)} ({frame.filename}:{frame.lineno}), on the prompt of "
             f"{question.where} and the response {response[:80]!r}"
         ) from error
 

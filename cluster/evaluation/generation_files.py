@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
+from cluster.config.sections import DataConfig
 from cluster.data.locations import reject_absent
 from cluster.evaluation import mt_bench
 from cluster.evaluation.alpaca_eval import Generation, write_generations
@@ -30,6 +31,7 @@ def write_responses(
     temperature: float | None,
     max_tokens: int,
     seed: int = 0,
+    data: DataConfig | None = None,
 ) -> int:
     """Answer every prompt once; returns how many were.
 
@@ -39,6 +41,7 @@ def write_responses(
             questions.
         name: of the model in the file.
         temperature: None: greedy, and for ``mt-bench`` what it has for the category of each question.
+        data: how conversations are rendered; None: the defaults.
 
     Raises:
         UserError: model or prompts can't be used, or the file can't be written.
@@ -48,17 +51,19 @@ def write_responses(
     validate_writable(out)
     if kind == "mt-bench":
         bench = mt_bench.read_questions(prompts)
-        texts = _respond(model, [question.asked for question in bench], temperature, max_tokens, seed)
+        texts = _respond(model, [question.asked for question in bench], temperature, max_tokens, seed, data)
         mt_bench.write_answers(out, name, bench, texts, clock=time.time, new_id=lambda: uuid4().hex)
         return len(bench)
     questions = read_questions(prompts)
-    texts = _respond(model, questions, temperature, max_tokens, seed)
+    texts = _respond(model, questions, temperature, max_tokens, seed, data)
     rows = [Generation(q.dataset, q.text, text, name) for q, (text,) in zip(questions, texts, strict=True)]
     write_generations(out, rows)
     return len(rows)
 
 
-def dry_writing(model: str, prompts: Path, out: Path, kind: FileFormat, *, max_tokens: int) -> str:
+def dry_writing(
+    model: str, prompts: Path, out: Path, kind: FileFormat, *, max_tokens: int, data: DataConfig | None = None
+) -> str:
     """What ``write_responses`` would do, in one line; starts no engine.
 
     Raises:
@@ -71,7 +76,7 @@ def dry_writing(model: str, prompts: Path, out: Path, kind: FileFormat, *, max_t
         questions = [question.asked for question in mt_bench.read_questions(prompts)]
     else:
         questions = read_questions(prompts)
-    plan = plan_responses(model, questions, max_tokens)
+    plan = plan_responses(model, questions, max_tokens, data)
     turns = sum(1 + len(question.follow_ups) for question in questions)
     return (
         f"model {model}: {len(questions)} prompts, {turns} responses of up to {max(plan.most_tokens)} tokens, as "
@@ -90,10 +95,16 @@ def validate_writable(out: Path) -> None:
 
 
 def _respond(
-    model: str, questions: list[Question], temperature: float | None, max_tokens: int, seed: int
+    model: str,
+    questions: list[Question],
+    temperature: float | None,
+    max_tokens: int,
+    seed: int,
+    data: DataConfig | None,
 ) -> list[list[str]]:
     if temperature is not None:
         questions = [replace(question, temperature=temperature) for question in questions]
-    answer = run_job(ResponsesJob(model, questions, max_tokens, seed))
+    rendering = data.model_dump(mode="json") if data else None
+    answer = run_job(ResponsesJob(model, questions, max_tokens, seed, rendering))
     assert isinstance(answer, Responses)
     return answer.texts

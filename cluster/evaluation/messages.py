@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -27,6 +28,8 @@ class EvaluationJob:
     max_tokens: int
     """Longest response."""
     seed: int
+    data: dict[str, Any] | None = None
+    """Section ``data`` of a run's configuration, which says how conversations are rendered; None: the defaults."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class ResponsesJob:
     max_tokens: int
     """Longest response."""
     seed: int
+    data: dict[str, Any] | None = None
+    """As of an ``EvaluationJob``."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.engine_options import CPU_KV_CACHE_BYTES
+from cluster.config.sections import DataConfig
 from cluster.data.ends import read_ends
 from cluster.data.locations import reject_absent
 from cluster.data.tokenizer import load_tokenizer
@@ -39,20 +40,25 @@ class EvaluationPlan:
     """Tokens of the longest sequence, prompts and responses: what the engine is made for."""
 
 
-def plan_evaluation(model: str, prompts: Path, check: str, max_tokens: int) -> EvaluationPlan:
+def plan_evaluation(
+    model: str, prompts: Path, check: str, max_tokens: int, data: DataConfig | None = None
+) -> EvaluationPlan:
     """Read everything but the model's weights.
 
     Args:
         max_tokens: longest response that is wanted.
+        data: variables and date of the chat template, and special tokens that content holds; None: the defaults.
 
     Raises:
         UserError: model, tokenizer, prompts or check can't be used, or a prompt leaves no position for a response.
     """
     import_function(check, "--check")
-    return plan_responses(model, read_questions(prompts), max_tokens)
+    return plan_responses(model, read_questions(prompts), max_tokens, data)
 
 
-def plan_responses(model: str, questions: list[Question], max_tokens: int) -> EvaluationPlan:
+def plan_responses(
+    model: str, questions: list[Question], max_tokens: int, data: DataConfig | None = None
+) -> EvaluationPlan:
     """The same without a check, for questions that have been read.
 
     Raises:
@@ -60,9 +66,10 @@ def plan_responses(model: str, questions: list[Question], max_tokens: int) -> Ev
     """
     reject_absent(model, "model")
     architecture = read_config(model, key="model")
-    tokenizer = load_tokenizer(ModelConfig(path=model))
+    template, bos = (data.chat_template, data.bos) if data else (None, DataConfig.model_fields["bos"].default)
+    tokenizer = load_tokenizer(ModelConfig(path=model), template, bos)
     ends = read_ends(ModelConfig(path=model), tokenizer)
-    tokenisation = Tokenisation(tokenizer, ends)
+    tokenisation = Tokenisation(tokenizer, ends, data)
     ids = [question_ids(question, tokenisation) for question in questions]
     turns = [1 + len(question.follow_ups) for question in questions]
     # What later turns add, beside the responses before them, which are as long as they may be.

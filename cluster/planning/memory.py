@@ -199,15 +199,28 @@ def host_bytes(
 ) -> float:
     """Of a node with so many ranks and actors, the first rank among them.
 
-    Every rank loads the whole model before it is sharded; the first one stages two versions of the EMA.
+    Every rank loads the whole model before it is sharded; the first one stages two versions of the EMA. A checkpoint
+    that is written in the background is a copy of all states, and of policy and EMA on the first rank.
     """
-    memory, size = rank_memory(config, shape, config.learner.ranks), dtype_bytes(config)
-    process = PROCESS_BYTES[use_gpu]
-    loaded = shape.parameters * size
-    per_rank = process + (max(loaded, memory.on_host) if use_gpu else max(memory.total, loaded + memory.weights))
-    per_actor = float(process)
-    if not use_gpu:
-        per_actor += engine_memory(config, shape, workload, None).total
+    loaded = shape.parameters * dtype_bytes(config)
+    per_rank = rank_host_bytes(config, shape, use_gpu=use_gpu)
+    per_actor = actor_host_bytes(config, shape, workload, use_gpu=use_gpu)
     staged = 2.0 * loaded + buffer_bytes(config, workload) if config.method == "sapo" else 0.0
     store = object_store_bytes(config, workload) or 0.0
+    staged += 2.0 * loaded if config.checkpoint.background else 0.0
     return ranks * per_rank + actors * per_actor + staged + max(store, float(config.cluster.object_store_bytes))
+
+
+def rank_host_bytes(config: RunConfig, shape: ModelShape, *, use_gpu: bool) -> float:
+    """Of one rank's process at its largest, without what it stages for the engines."""
+    memory, loaded = rank_memory(config, shape, config.learner.ranks), shape.parameters * dtype_bytes(config)
+    copied = memory.states if config.checkpoint.background else 0.0
+    at_work = copied + (memory.on_host if use_gpu else memory.total)
+    held = max(at_work, loaded if use_gpu else loaded + memory.weights)
+    return PROCESS_BYTES[use_gpu] + held
+
+
+def actor_host_bytes(config: RunConfig, shape: ModelShape, workload: Workload, *, use_gpu: bool) -> float:
+    """Of one actor's process, without the staged weights that it maps."""
+    engine = 0.0 if use_gpu else engine_memory(config, shape, workload, None).total
+    return PROCESS_BYTES[use_gpu] + engine

@@ -9,10 +9,12 @@ from cluster.config.run_config import RunConfig
 from cluster.planning.memory import (
     EngineMemory,
     RankMemory,
+    actor_host_bytes,
     checkpoint_bytes,
     engine_memory,
     host_bytes,
     object_store_bytes,
+    rank_host_bytes,
     rank_memory,
 )
 from cluster.planning.model_shape import ModelShape
@@ -69,6 +71,10 @@ class Plan:
     """None where no actors run."""
     host_bytes: float
     """Of the fullest node."""
+    rank_host_bytes: float
+    """Of that, one rank's process."""
+    actor_host_bytes: float
+    """The same of one actor; 0 where no actors run."""
     store_bytes: float | None
     checkpoint_bytes: float
     checkpoints_kept_bytes: float
@@ -114,6 +120,8 @@ def make_plan(
         host_bytes=host_bytes(
             config, shape, workload, here, _beside(config, machines, here, own.actors), use_gpu=machines.gpus > 0
         ),
+        rank_host_bytes=rank_host_bytes(config, shape, use_gpu=machines.gpus > 0),
+        actor_host_bytes=actor_host_bytes(config, shape, workload, use_gpu=machines.gpus > 0) if sapo else 0.0,
         store_bytes=object_store_bytes(config, workload),
         checkpoint_bytes=checkpoint,
         checkpoints_kept_bytes=checkpoint * (config.checkpoint.keep + 1),

@@ -9,7 +9,11 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cluster.reports.duration import duration
+
 PLAIN_LINE_EVERY_S = 10.0
+PROGRESS = {"progress": True}
+"""Marks its lines for those who look for events."""
 
 
 class ProgressLine:
@@ -37,6 +41,8 @@ class ProgressLine:
         self._task = self._progress.add_task(run, total=total_steps, completed=first_step, figures="")
         self._total, self._first = total_steps, first_step
         self._first_done = self._last_plain = clock()
+        self._tokens = 0.0
+        """Trained since the first step was done."""
         if self._live:
             self._progress.start()
 
@@ -50,14 +56,17 @@ class ProgressLine:
         if step == self._first + 1:
             self._first_done = now
         else:
-            rate = (step - self._first - 1) / max(now - self._first_done, 1e-9)
+            seconds = max(now - self._first_done, 1e-9)
+            rate = (step - self._first - 1) / seconds
             figures += f"  {rate:.1f} steps/s" if rate >= 1 else f"  {1 / rate:.1f} s/step"
-            left = f"  {(self._total - step) / rate:.0f} s left"
+            self._tokens += metrics.get("tokens/trained", 0.0)
+            figures += f"  {self._tokens / seconds:,.0f} tokens/s" if self._tokens else ""
+            left = f"  {duration((self._total - step) / rate)} left"
         if self._live:
             self._progress.update(self._task, completed=step, figures=figures)
         elif now - self._last_plain >= PLAIN_LINE_EVERY_S or step == self._total:
             self._last_plain = now
-            self._log.info("%d/%d  %s%s", step, self._total, figures, left)
+            self._log.info("%d/%d  %s%s", step, self._total, figures, left, extra=PROGRESS)
 
     def close(self) -> None:
         if self._live:

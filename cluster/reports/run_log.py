@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import deque
 from pathlib import Path
 
 from rich.console import Console
 
+from cluster.reports.activity import Activity
 from cluster.storage.json_lines import JsonLines
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+NEWEST = 8
+"""Lines that are kept for who looks."""
 KNOWN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 """What every record has; the rest an event brought along."""
 
@@ -25,16 +29,48 @@ class RunLog:
         self.logger.setLevel(logging.DEBUG)
         self.logger.propagate = False
         self.logger.addHandler(_Terminal(self.console, name))
+        self._early = _Early()
+        self.logger.addHandler(self._early)
+        newest = _Newest()
+        self.logger.addHandler(newest)
+        self.newest = newest.records
+        """The last lines that an operator would read."""
+        self.activity = Activity(self.logger, self.console)
 
     def keep(self, folder: Path) -> None:
-        """Append every line to ``folder``/run.log too, from now on, and events to events.jsonl."""
-        self.logger.addHandler(_File(folder / "run.log", self.console))
-        self.logger.addHandler(_Events(folder / "events.jsonl", self.console))
+        """Append every line to ``folder``/run.log too, also those that came before, and events to events.jsonl."""
+        self.logger.removeHandler(self._early)
+        for handler in (_File(folder / "run.log", self.console), _Events(folder / "events.jsonl", self.console)):
+            for record in self._early.records:
+                handler.handle(record)
+            self.logger.addHandler(handler)
+        self._early.records.clear()
 
     def close(self) -> None:
         for handler in list(self.logger.handlers):
             self.logger.removeHandler(handler)
             handler.close()
+
+
+class _Early(logging.Handler):
+    """What is said before there is a folder: a run that is rejected makes none."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class _Newest(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.records: deque[logging.LogRecord] = deque(maxlen=NEWEST)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(record, "progress", False):
+            self.records.append(record)
 
 
 class _ToDisk(logging.Handler):

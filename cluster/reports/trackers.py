@@ -1,37 +1,20 @@
-"""Where a run's metrics go: metrics.jsonl, TensorBoard, Ray's metrics port."""
+"""Where a run's metrics go: metrics.jsonl, TensorBoard, Ray's metrics port; services are in services.py."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray.util.metrics import Gauge
-
+from cluster.reports.ray_metrics import RayMetrics
 from cluster.storage.json_lines import JsonLines
 from contracts.errors import first_line
 
-EXPORTED = (
-    "loss",
-    "rewards/margins",
-    "rewards/accuracies",
-    "grad_norm",
-    "lr",
-    "pairs/inserted",
-    "pairs/drawn",
-    "pairs/identical_fraction",
-    "staleness/mean",
-    "staleness/max",
-    "buffer/size",
-    "time/step_s",
-    "time/learner_idle_s",
-    "tokens/trained",
-    "tokens/generated",
-    "weights/version",
-)
-"""Figures that go to Ray's metrics port as ``sapo_<name>``, ``/`` written as ``_``."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of a disk that may have room again."""
 
 Figures = Mapping[str, float | None]
 """Metrics by name; None where a value was not finite."""
@@ -79,38 +62,51 @@ class TensorBoardTracker:
 
 
 class RayMetricsTracker:
-    """Gauges on Ray's metrics port, with the run's name as a label."""
+    """Ray's metrics port, for Prometheus."""
 
-    def __init__(self, run: str) -> None:
-        self._tags = {"run": run}
-        self._gauges = {
-            name: Gauge(f"sapo_{name.replace('/', '_')}", description=f"{name} of a SAPO run", tag_keys=("run",))
-            for name in EXPORTED
-        }
+    def __init__(self, metrics: RayMetrics) -> None:
+        self._metrics = metrics
 
     def log(self, step: int, figures: Figures) -> None:
-        for name, gauge in self._gauges.items():
-            if (value := figures.get(name)) is not None:
-                gauge.set(value, tags=self._tags)
+        self._metrics.set(figures)
 
     def close(self) -> None:
-        """Ray drops the gauges with the process."""
+        """Ray drops them with the process."""
 
 
 class Trackers:
-    """Hands every step's metrics to all trackers. One that fails is dropped with one line; it never ends a run."""
+    """Hands every step's metrics to all trackers. One that fails is dropped with one line; it never ends a run. One
+    whose disk is full stays, as the disk may have room again."""
 
     def __init__(self, trackers: Sequence[Tracker], log: logging.Logger) -> None:
         self._trackers, self._log = list(trackers), log
+        self._waiting: set[Tracker] = set()
+        """Those that can't write now."""
+
+    def open(self, name: str, opening: Callable[[], Tracker]) -> None:
+        """Add one that may fail to open: a service may be down or want a login."""
+        try:
+            self._trackers.append(opening())
+        except Exception as error:
+            self._log.error("logging.trackers %s: it can't be opened and is left out: %s", name, first_line(error))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         figures = finite(metrics)
         for tracker in list(self._trackers):
             try:
                 tracker.log(step, figures)
+                self._waiting.discard(tracker)
             except Exception as error:  # a tracker is somebody else's service, disk or library
-                self._trackers.remove(tracker)
-                self._log.error("%s failed and is dropped: %s", type(tracker).__name__, first_line(error))
+                self._failed(tracker, step, error)
+
+    def _failed(self, tracker: Tracker, step: int, error: Exception) -> None:
+        name = type(tracker).__name__
+        if not (isinstance(error, OSError) and error.errno in FULL):
+            self._trackers.remove(tracker)
+            self._log.error("%s failed and is dropped: %s", name, first_line(error))
+        elif tracker not in self._waiting:
+            self._waiting.add(tracker)
+            self._log.error("%s can't write at step %d, and tries again: %s", name, step, first_line(error))
 
     def close(self) -> None:
         for tracker in self._trackers:

@@ -13,11 +13,15 @@ from pathlib import Path
 
 import ray
 
+from actors.messages import Adapters
 from buffer.client import ReplayBuffer
 from cluster.config.run_config import RunConfig
 from cluster.data.tokenizer import text_decoder, vocabulary_size
+from cluster.reports.page.run_record import flatten
 from cluster.reports.progress import ProgressLine
+from cluster.reports.ray_metrics import RayMetrics
 from cluster.reports.run_log import RunLog
+from cluster.reports.services import open_services
 from cluster.reports.trackers import JsonLinesTracker, RayMetricsTracker, TensorBoardTracker, Tracker, Trackers
 from cluster.run.callbacks import (
     BottleneckReport,
@@ -28,17 +32,20 @@ from cluster.run.callbacks import (
     Recording,
     SamplesReport,
 )
-from cluster.run.checkpointer import Checkpointer
+from cluster.run.checkpointer import Checkpointed, Checkpointer
 from cluster.run.evaluations import Evaluations
 from cluster.run.held_out import HeldOut
 from cluster.run.inputs import Inputs
+from cluster.run.interventions import Interventions
 from cluster.run.loop import Progress, run_steps
+from cluster.run.machine import MachineWatch
 from cluster.run.skips import SkippedBatches, Skips
 from cluster.run.stopping import StopRequest
 from cluster.sources.base import BatchSource
 from cluster.sources.dataset import DatasetSource, SupervisedSource
 from cluster.sources.replay import ReplaySource
 from cluster.sources.rollouts import RolloutSource
+from cluster.status.collector import About, Collector, Rollouts
 from cluster.storage.recording import PairRecorder
 from cluster.storage.run_folder import RunFolder
 from cluster.weights.parity import ParityCheck, choose_sequences
@@ -48,7 +55,7 @@ from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import open_control
 from cluster.workers.evaluator import EvaluatorFactory
 from cluster.workers.failure_policy import FailurePolicy
-from cluster.workers.inbox import Inbox
+from cluster.workers.inbox import Asked, Inbox
 from cluster.workers.learner_group import LearnerGroup, Ranks, WeightSync
 from cluster.workers.member import Member
 from cluster.workers.ray_calls import NAMESPACE, RayCalls, WorkerFailure
@@ -66,8 +73,14 @@ class Setting:
     hardware: Hardware
     log: RunLog
     policy: FailurePolicy
+    metrics: RayMetrics
+    """On Ray's metrics port."""
+    adapters: Adapters | None = None
+    """What is published to the actors, where it is not whole weights."""
     survivors: list[Member] = field(default_factory=list)
     """Actors of an attempt that failed; the next one takes them over."""
+    asked: Asked = field(default_factory=Asked)
+    """What was asked through the run's mailbox and is not done yet."""
 
     @property
     def label(self) -> str:
@@ -89,41 +102,50 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         Interrupted: it was asked to end at once.
     """
     with ExitStack() as beside, ExitStack() as parts:
-        inbox = Inbox(partial(open_control, setting.config.name), RayCalls())
+        activity = setting.log.activity
+        inbox = Inbox(partial(open_control, setting.config.name), RayCalls(), setting.asked)
         parts.callback(inbox.close)
-        group, source = start_parts(setting, parts, inbox)
-        source.prepare()
-        if note := group.setup():
+        collector = _collector(setting, inbox, progress.step)
+        parts.callback(collector.close)
+        collector.start()
+        with activity.phase("placing ranks, buffer and actors"):
+            group, source = start_parts(setting, parts, inbox, collector)
+        with activity.phase("making room on shared GPUs"):
+            source.prepare()
+        if note := group.setup(activity.phase):
             setting.log.logger.info(note)
         if checkpoint:
-            group.load(checkpoint / "learner")
-            source.restore(checkpoint)
-        source.begin(progress.step, setting.total_steps)
+            with activity.phase(f"loading {checkpoint.name}"):
+                group.load(checkpoint)
+                source.restore(checkpoint)
+        with activity.phase("engines load and take their first weights"):
+            source.begin(progress.step, setting.total_steps)
         config, inputs = setting.config, setting.inputs
         log = setting.log.logger
+        closing = BottleneckReport(
+            source,
+            log,
+            lockstep=config.weights.max_staleness == 0,
+            every=config.logging.verdict_every,
+            machine=MachineWatch(config, setting.hardware),
+        )
+        evaluations = _evaluations(setting, beside)
+        reports = _reports(setting, source, progress.step, parts)
+        callbacks = Callbacks([*reports, evaluations, collector, closing], log)
         checkpointer = Checkpointer(
             config.checkpoint,
             setting.folder,
             group,
             source,
-            inputs.tokenizer,
-            inputs.fingerprint,
-            setting.total_steps,
+            Checkpointed(inputs.tokenizer, inputs.fingerprint, setting.total_steps),
+            callbacks.on_checkpoint,
+            config.recovery.stall_s,
             log,
             config.evaluation.every,
         )
-        evaluations = _evaluations(setting, beside)
-        closing = BottleneckReport(
-            source,
-            setting.log.logger,
-            lockstep=config.weights.max_staleness == 0,
-            every=config.logging.verdict_every,
-        )
-        callbacks = Callbacks(
-            [*_reports(setting, source, progress.step, parts), evaluations, closing], setting.log.logger
-        )
-        stop = StopRequest(setting.log.logger, config.checkpoint.grace_s)
-        skips = Skips(config.learner.skipped_steps)
+        parts.callback(checkpointer.close)
+        stop = StopRequest(log, config.checkpoint.grace_s)
+        interventions = Interventions(stop, inbox, Skips(config.learner.skipped_steps))
         held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
         with stop.heeded():
             run_steps(
@@ -135,9 +157,8 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
                 evaluations,
                 progress,
                 setting.total_steps,
-                stop,
-                inbox,
-                skips,
+                interventions,
+                activity,
             )
         parts.close()  # learner and actors do not wait for the last evaluation
         evaluations.finish()
@@ -151,7 +172,7 @@ def _evaluations(setting: Setting, beside: ExitStack) -> Evaluations:
         config.evaluation,
         setting.folder,
         setting.folder.open_lines("evaluations.jsonl"),
-        EvaluatorFactory(config.evaluation, setting.hardware, config.seed, setting.label),
+        EvaluatorFactory(config, setting.hardware, setting.label),
         RayCalls(),
         setting.total_steps,
         setting.log.logger,
@@ -160,11 +181,36 @@ def _evaluations(setting: Setting, beside: ExitStack) -> Evaluations:
     return evaluations
 
 
-def start_parts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[LearnerGroup, BatchSource]:
+def _collector(setting: Setting, inbox: Inbox, first_step: int) -> Collector:
+    """What tells ``sapo status`` of the attempt."""
+    config = setting.config
+    about = About(
+        config.name,
+        str(setting.folder.path),
+        config.method,
+        setting.total_steps,
+        first_step,
+        setting.policy.restarted + 1,
+        lockstep=config.weights.max_staleness == 0,
+    )
+    return Collector(
+        about,
+        setting.log,
+        RayCalls(),
+        lambda board: inbox.mailbox.tell("post", board),
+        MachineWatch(config, setting.hardware),
+        text_decoder(setting.inputs.tokenizer),
+        setting.metrics,
+    )
+
+
+def start_parts(
+    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector
+) -> tuple[LearnerGroup, BatchSource]:
     """Start learner and source; they are shut down with ``parts``. The one place that asks for the method."""
     config, inputs = setting.config, setting.inputs
     if config.method == "sapo":
-        return _start_rollouts(setting, parts, inbox)
+        return _start_rollouts(setting, parts, inbox, collector)
     ends = inputs.ends.ids
     vocabulary = vocabulary_size(inputs.tokenizer) if config.model.add_tokens else 0
     ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label, ends=ends, vocabulary=vocabulary)
@@ -177,7 +223,9 @@ def start_parts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[Learn
     return group, kind(inputs.table, seed=config.seed, batch_size=batch_size)
 
 
-def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[LearnerGroup, BatchSource]:
+def _start_rollouts(
+    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector
+) -> tuple[LearnerGroup, BatchSource]:
     """Ranks, buffer and actors. Engines load while the learner does, and actors are looked after while it steps."""
     config, hardware, table = setting.config, setting.hardware, setting.inputs.table
     ends = setting.inputs.ends.ids
@@ -199,7 +247,7 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
     ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
     parts.callback(ranks.shutdown)
     beside = ranks.placement if config.cluster.colocate else None
-    factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label, beside)
+    factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label, beside, setting.adapters)
     pool = ActorPool(
         factory,
         buffer,
@@ -215,12 +263,13 @@ def _start_rollouts(setting: Setting, parts: ExitStack, inbox: Inbox) -> tuple[L
     pool.adopt(setting.survivors)
     pool.add(config.generation.actors - len(setting.survivors))
     setting.survivors.clear()
+    collector.watch(Rollouts(pool.all_members, buffer.stats_ref))
     parts.push(partial(_keep_engines, setting, pool))
     group = LearnerGroup(ranks, pool, config.recovery.stall_s, setting.log.logger)
     # One token is left for vLLM, which samples one with every score.
     sequences = choose_sequences(table, config.data.max_length - 1)
     parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger)
-    return group, RolloutSource(config, len(table), buffer, pool, group, parity)
+    return group, RolloutSource(config, len(table), buffer, pool, group, parity, setting.log.activity)
 
 
 def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseException | None, __: object) -> None:
@@ -234,10 +283,14 @@ def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseExc
 def _reports(setting: Setting, source: BatchSource, first_step: int, parts: ExitStack) -> list[Callback]:
     """What is written and shown of every step, in the order in which it happens; closed with ``parts``."""
     config, folder, log = setting.config, setting.folder, setting.log
-    trackers: list[Tracker] = [JsonLinesTracker(folder.open_lines("metrics.jsonl")), RayMetricsTracker(config.name)]
+    trackers: list[Tracker] = [JsonLinesTracker(folder.open_lines("metrics.jsonl")), RayMetricsTracker(setting.metrics)]
     if config.logging.tensorboard:
         trackers.append(TensorBoardTracker(folder.path / "tensorboard", first_step))
     fan_out = Trackers(trackers, log.logger)
+    for name, opening in open_services(
+        config.logging, config.name, folder.path, flatten(config.model_dump(mode="json"))
+    ):
+        fan_out.open(name, opening)
     parts.callback(fan_out.close)
     progress = ProgressLine(log.console, log.logger, config.name, setting.total_steps, first_step)
     parts.callback(progress.close)

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from cluster.config.sections import LoggingConfig
-from cluster.reports.bottleneck import Shares, bottleneck
+from cluster.reports.bottleneck import Machine, Shares, bottleneck
 from cluster.reports.hints import Hints
 from cluster.reports.progress import ProgressLine
 from cluster.reports.samples import Decode, readable
@@ -130,9 +130,12 @@ class BottleneckReport(Callback):
         *,
         lockstep: bool,
         every: int,
+        machine: Callable[[], Machine] = Machine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``machine``: what there is left, and how busy it was since the last call."""
         self._source, self._log, self._lockstep, self._every, self._clock = source, log, lockstep, every, clock
+        self._machine = machine
         self._started, self._busy_s, self._steps = clock(), 0.0, 0
         self._starting: Shares | None = None
         self.closing = ""
@@ -143,6 +146,7 @@ class BottleneckReport(Callback):
         self._steps += 1
         if self._steps == 1:
             self._starting = self._shares()
+            self._machine()
         elif is_due(result.step, self._every) and self._source.timings().actors_idle_s:
             self._log.info(self._sentence())
 
@@ -153,7 +157,7 @@ class BottleneckReport(Callback):
     def _sentence(self) -> str:
         shares = self._shares()
         balance = shares - self._starting if self._starting and self._steps > 1 else shares
-        return bottleneck(balance, lockstep=self._lockstep)
+        return bottleneck(balance, self._machine(), lockstep=self._lockstep)
 
     def _shares(self) -> Shares:
         timings = self._source.timings()

@@ -11,18 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.messages import Adapters
 from actors.plan import SHORT_MARGIN
 from buffer.snapshot import readable_state
 from cluster.config.paths import resolve_paths
 from cluster.config.run_config import RunConfig
 from cluster.evaluation.questions import read_questions
+from cluster.reports.services import validate_installed
 from cluster.run.inputs import Inputs, count_steps, read_inputs
 from cluster.run.model_check import check_config, check_inputs, check_shell
 from cluster.run.resume_guard import validate_same_data, validate_same_run
 from cluster.storage.run_folder import FoundCheckpoint, RunFolder
+from cluster.storage.writable import validate_writable
 from contracts.errors import UserError
 from contracts.imports import import_function
 from learner.loss.objectives import resolve_objective
+from learner.model.adapters import adapted_layers, validate_applicable
+from learner.model.shell import Shell
 from learner.zero.checkpoint import validate_optimizer
 from learner.zero.optim import total_steps_note
 
@@ -46,6 +51,8 @@ class CheckedRun:
     """Optimizer steps that are done there."""
     notes: tuple[str, ...]
     """What is left out or changed, for the log."""
+    adapters: Adapters | None
+    """What is published to the actors, where it is not whole weights."""
 
 
 def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes: Collection[str] = ()) -> CheckedRun:
@@ -64,13 +71,16 @@ def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes
         raise UserError("--allow-change: the run starts anew; it goes with --resume")
     _validate_objective(config)
     _validate_evaluation(config)
-    inputs, notes = _model_and_inputs(config)
+    validate_installed(config.logging)
+    shell, inputs, notes = model_and_inputs(config)
     total_steps = count_steps(config, inputs)
     found = FoundCheckpoint()
     if folder.resumed:
         found = folder.newest_valid_checkpoint()
         notes += _on_checkpoint(config, inputs, folder, found, total_steps, allow_changes)
-    return CheckedRun(config, inputs, total_steps, folder, found.folder, found.step, tuple(notes))
+    return CheckedRun(
+        config, inputs, total_steps, folder, found.folder, found.step, tuple(notes), _adapters(config, shell)
+    )
 
 
 def check_generation(config: RunConfig, out: Path) -> tuple[RunConfig, Inputs, tuple[str, ...]]:
@@ -83,16 +93,28 @@ def check_generation(config: RunConfig, out: Path) -> tuple[RunConfig, Inputs, t
         raise UserError(f"method {config.method}: only method sapo generates pairs")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: {out.absolute().parent} is no folder")
+    validate_writable(out.absolute().parent, f"--out {out}")
     config = resolve_paths(config)
-    inputs, notes = _model_and_inputs(config)
+    _, inputs, notes = model_and_inputs(config)
     return config, inputs, tuple(notes)
 
 
-def _model_and_inputs(config: RunConfig) -> tuple[Inputs, list[str]]:
-    """The run's inputs, and lines for the log. The model comes first: it takes seconds, the data may take minutes."""
+def model_and_inputs(config: RunConfig) -> tuple[Shell, Inputs, list[str]]:
+    """The model's empty shell, the run's inputs, and lines for the log. The model comes first: it takes seconds, the
+    data may take minutes."""
     shell, notes = check_shell(config, check_config(config.model))
     inputs = read_inputs(config)
-    return inputs, [*notes, *check_inputs(config, shell, inputs), *_on_segments(config, inputs)]
+    return shell, inputs, [*notes, *check_inputs(config, shell, inputs), *_on_segments(config, inputs)]
+
+
+def _adapters(config: RunConfig, shell: Shell) -> Adapters | None:
+    """Raises:
+    UserError: engines can't apply them.
+    """
+    if config.method != "sapo" or config.model.lora is None or config.weights.lora == "merged":
+        return None
+    validate_applicable(shell.module)
+    return Adapters(config.model.lora.rank, adapted_layers(shell.module))
 
 
 def _validate_objective(config: RunConfig) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from cluster.reports.activity import Activity
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
 from cluster.run.evaluations import Evaluations
 from cluster.run.held_out import HeldOut
-from cluster.run.skips import Skips
-from cluster.run.stopping import Stopped, StopRequest
+from cluster.run.interventions import Interventions
+from cluster.run.stopping import Stopped
 from cluster.sources.base import BatchSource, Metrics
-from cluster.workers.inbox import Inbox
 from cluster.workers.learner_group import LearnerGroup
 
 
@@ -33,21 +33,23 @@ def run_steps(
     evaluations: Evaluations,
     progress: Progress,
     total_steps: int,
-    stop: StopRequest,
-    inbox: Inbox,
-    skips: Skips,
+    interventions: Interventions,
+    activity: Activity,
 ) -> None:
     """Step from ``progress.step`` to ``total_steps``.
 
     Raises:
-        WorkerFailure: too many steps in a row were skipped.
-        Stopped: by ``stop`` or ``inbox``; the checkpoint of the last step is whole.
+        WorkerFailure: too many steps in a row were skipped, or a checkpoint does not get on.
+        UserError: a checkpoint could not be written, and that ends the run.
+        Stopped: the run was asked to end; the checkpoint of its last step is whole.
     """
     for step in range(progress.step + 1, total_steps + 1):
         started = time.monotonic()
-        batch = source.next(step - 1)
+        with activity.doing("draw"):
+            batch = source.next(step - 1)
         stepping = time.monotonic()
-        done = group.step(batch.pairs)
+        with activity.doing("step"):
+            done = group.step(batch.pairs)
         train_s = time.monotonic() - stepping
         after = source.stepped(step, batch, done.scores)
         progress.step = step
@@ -55,18 +57,19 @@ def run_steps(
         metrics = _with_added_times(batch.metrics | done.metrics, after)
         idle_s = metrics.get("time/draw_wait_s", 0.0) + metrics.get("time/weights_wait_s", 0.0)
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
-        metrics |= held_out.metrics(step) | evaluations.metrics()
+        with activity.doing("evaluate"):
+            metrics |= held_out.metrics(step)
+        metrics |= evaluations.metrics()
         callbacks.on_step(StepResult(step, batch, metrics, done.margins))
-        skips.count(step, metrics)
-        inbox.poll()
-        ending = step == total_steps or bool(stop.signum) or inbox.stop_asked
-        if ending or checkpointer.due(step) or inbox.checkpoint_due():
-            saved = checkpointer.save(step, last=ending)
-            if saved:
-                callbacks.on_checkpoint(step, saved)
+        interventions.look(step, metrics)
+        checkpointer.poll()
+        ending = step == total_steps or interventions.ending
+        if ending or checkpointer.due(step) or interventions.checkpoint_due():
+            with activity.doing("checkpoint"):
+                checkpointer.save(step, last=ending)
         if ending and step < total_steps:
             callbacks.on_end(step)
-            raise Stopped(step, stop.signum)
+            raise Stopped(step, interventions.signum)
     if not total_steps:  # nothing is trained, the starting model is wanted
         checkpointer.save(0, last=True)
     callbacks.on_end(total_steps)

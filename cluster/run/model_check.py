@@ -16,15 +16,18 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from cluster.config.run_config import RunConfig
 from cluster.data.ends import configured_ends
 from cluster.data.locations import reject_absent
-from cluster.data.tokenizer import load_tokenizer, vocabulary_size
+from cluster.data.tokenizer import known_special, load_tokenizer, vocabulary_size
+from cluster.run.generation_settings import on_generation
 from cluster.run.inputs import Inputs
-from contracts.errors import UserError
+from contracts.errors import UserError, all_lines
 from learner.config import ModelConfig
-from learner.model.checkpoint_config import read_config, reason, reject_quantised
+from learner.model.checkpoint_config import named_otherwise, read_config, reject_quantised
 from learner.model.dropout import dropout_of
 from learner.model.forward import causal_model, choose_forward
 from learner.model.loading import validate_length
-from learner.model.shell import Shell, open_shell, quiet
+from learner.model.quiet import quiet
+from learner.model.shell import Shell, open_shell
+from learner.model.sizes import tokens_outside, validate_sizes
 from learner.zero.export import save_configuration
 from learner.zero.weights import validate_publishable
 
@@ -33,12 +36,12 @@ def check_config(model: ModelConfig) -> PreTrainedConfig:
     """What the model's configurations alone show; before its tokenizer and the data are read.
 
     Raises:
-        UserError: it is an adapter, quantised, or one of its configurations can't be used.
+        UserError: it is an adapter, quantised, an encoder, or one of its configurations can't be used.
     """
     reject_absent(model.path, "model.path")
     config = read_config(model.path, trust_remote_code=model.trust_remote_code)
-    if not model.from_scratch:
-        reject_quantised(model.path, config)
+    reject_quantised(model.path, config, from_scratch=model.from_scratch)
+    validate_sizes(model.path, config)
     configured_ends(model.path)
     return config
 
@@ -63,7 +66,16 @@ def check_shell(config: RunConfig, architecture: PreTrainedConfig) -> tuple[Shel
     validate_length(model.path, causal.config, config.data.max_length)
     choose_forward(causal.config, config.learner.forward)
     validate_publishable(shell.module)
-    return shell, _on_weights(config, shell) + _on_dropout(model, architecture)
+    notes = (
+        _on_added(model)
+        + _on_names(config, shell, architecture)
+        + _on_weights(config, shell)
+        + _on_dropout(model, architecture)
+    )
+    settings = getattr(causal, "generation_config", None)
+    if settings is not None and not model.from_scratch:
+        notes += on_generation(settings, shell.vocabulary)
+    return shell, notes
 
 
 def check_inputs(config: RunConfig, shell: Shell, inputs: Inputs) -> list[str]:
@@ -103,7 +115,7 @@ def _try(save: Any, what: str) -> None:
         save()
     except Exception as error:  # of transformers, tokenizers, peft, or of code that comes with the model
         raise UserError(
-            f"model.path: what is trained could not be saved: its {what} can't be written: {reason(error)}"
+            f"model.path: what is trained could not be saved: its {what} can't be written: {all_lines(error)}"
         ) from error
 
 
@@ -121,6 +133,29 @@ def _validate_tokens(path: str, inputs: Inputs, vocabulary: int) -> None:
             f"model.path {path}: {where} have token {token}, and the model has {vocabulary} embeddings alone: use its "
             "own tokenizer, or add the token to the model by model.add_tokens in a `sapo sft` run"
         )
+
+
+def _on_added(model: ModelConfig) -> list[str]:
+    if not model.add_tokens:
+        return []
+    own = load_tokenizer(model.model_copy(update={"add_tokens": ()}))
+    known = known_special(own, model.add_tokens)
+    return [f"model.add_tokens: the tokenizer has {', '.join(known)} already"] if known else []
+
+
+def _on_names(config: RunConfig, shell: Shell, architecture: PreTrainedConfig) -> list[str]:
+    path, loaded = config.model.path, type(causal_model(shell.module)).__name__
+    notes = [
+        f"model.path {path}: config.json: {token} is outside its vocabulary; the run does not use it"
+        for token in tokens_outside(architecture)
+    ]
+    if other := named_otherwise(architecture, loaded):
+        named, known = other
+        told = f"model.path {path}: config.json: architectures {named}, and model_type {architecture.model_type}"
+        if known:
+            raise UserError(f"{told}, which is {loaded}: engines go by the former, training by the latter; correct one")
+        notes.append(f"{told}: it is loaded as {loaded}")
+    return notes
 
 
 def _on_weights(config: RunConfig, shell: Shell) -> list[str]:

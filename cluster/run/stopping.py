@@ -1,4 +1,9 @@
-"""SIGTERM and Ctrl-C: the first asks a run to save after its current step and to end, the second ends it at once."""
+"""SIGTERM and Ctrl-C: the first asks a run to save after its current step and to end, the second ends it at once.
+
+Handlers raise ``KeyboardInterrupt``, whatever the signal. A driver is in Ray's calls nearly all the time, and these
+hand on that exception alone: any other that a handler raises there is lost, or comes out as an error of Python's
+(``check_signals`` in Ray's ``_raylet.pyx``).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from contracts.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -30,6 +37,33 @@ class Stopped(Exception):
         self.signum, self.step = signum, step
 
 
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Within, SIGTERM ends the run as Ctrl-C does, at once and in order: there is nothing to save between attempts.
+
+    Raises:
+        Interrupted: it came.
+    """
+
+    def end(signum: int, _: FrameType | None) -> None:
+        came.append(signum)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if came:
+            raise Interrupted(came[0]) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class StopRequest:
     """Whether the run was asked to end. Handlers are the process's: one at a time, in its main thread."""
 
@@ -44,7 +78,7 @@ class StopRequest:
         """Within, a first signal only sets ``signum``.
 
         Raises:
-            Interrupted: a second one came, or the grace time is over.
+            Interrupted: a second one came, or the grace time is over, or a part of the run failed after the first.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -52,6 +86,11 @@ class StopRequest:
         before = {number: signal.signal(number, self._on_signal) for number in (*SIGNALS, signal.SIGALRM)}
         try:
             yield
+        except (Exception, KeyboardInterrupt) as failure:
+            # Whoever asked for the end has no time for another attempt.
+            if self.signum and not isinstance(failure, (Stopped, UserError)):
+                raise Interrupted(self.signum) from failure
+            raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
@@ -59,7 +98,7 @@ class StopRequest:
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         if self.signum:
-            raise Interrupted(self.signum)
+            raise KeyboardInterrupt
         if signum == signal.SIGALRM:
             return
         self.signum = signum

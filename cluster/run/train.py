@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
 
 from cluster.config.run_config import RunConfig
+from cluster.reports.ray_metrics import EventCounts, RayMetrics
 from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, run_attempt
 from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
+from cluster.run.shrinking import fitted
+from cluster.run.stopping import ended_by_sigterm
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
-from cluster.storage.run_lock import run_lock
+from cluster.storage.run_lock import run_lock, say_where
 from cluster.workers.control import claim_name
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
 from cluster.workers.member import end_all
@@ -58,12 +61,16 @@ def train(
     with ExitStack() as stack:
         log = RunLog(config.name)
         stack.callback(log.close)
-        run = check_run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+        with log.activity.phase("reading model and data"):
+            run = check_run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
         config, inputs, folder, total_steps = run.config, run.inputs, run.folder, run.total_steps
         stack.enter_context(run_lock(folder.path))
         folder.validate_unchanged()
-        hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
+        with log.activity.phase("connecting to Ray"):
+            hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
+        stack.enter_context(ended_by_sigterm())  # now: Ray has set a handler of its own
         claim_name(config.name)
+        say_where(folder.path, ray.get_runtime_context().gcs_address)
         require_room(config, hardware, log.logger)
         validate_nodes(config, hardware)
         # Nothing of an earlier run was touched so far: whatever could be rejected has been.
@@ -90,7 +97,9 @@ def train(
             backoff_s=recovery.backoff_s,
         )
         policy = FailurePolicy(limits, config.inserts_per_step)
-        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy)
+        metrics = RayMetrics(config.name)
+        log.logger.addHandler(EventCounts(metrics))
+        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy, metrics, run.adapters)
         stack.callback(end_all, setting.survivors)
         try:
             closing = _attempts(setting, run.checkpoint, Progress(run.first_step))
@@ -104,9 +113,10 @@ def train(
 
 def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> str:
     """Attempts until one reaches the last step; returns its closing bottleneck report."""
+    attempt = setting
     while True:
         try:
-            return run_attempt(setting, checkpoint, progress)
+            return run_attempt(attempt, checkpoint, progress)
         except (WorkerFailure, ray.exceptions.RayError) as error:
             # The buffer's client lives below the rim and hands on Ray's own errors.
             failure = error if isinstance(error, WorkerFailure) else failure_of(error)
@@ -114,6 +124,15 @@ def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> 
                 raise failure from error
             setting.log.logger.debug("attempt failed", exc_info=error)
             checkpoint = _after(setting, failure, progress)
+            attempt = _on_what_is_left(setting)
+
+
+def _on_what_is_left(setting: Setting) -> Setting:
+    """For the cluster as it is now: engines that are one too many end."""
+    config = fitted(setting.config, setting.log.logger, use_gpu=setting.hardware.use_gpu)
+    end_all(setting.survivors[config.generation.actors :])
+    del setting.survivors[config.generation.actors :]
+    return replace(setting, config=config)
 
 
 def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -60,8 +60,12 @@ class BatchSource(Protocol):
     def timings(self) -> SourceTimings:
         """Who waited for whom until now."""
 
-    def snapshot(self, folder: Path) -> None:
-        """Write what a resumed run needs to ``folder``, beside the learner's part."""
+    def snapshot(self, folder: Path) -> Callable[[], None]:
+        """Begin to write what a resumed run needs to ``folder``, as it is now, beside the learner's part.
+
+        Returns:
+            What waits until it is written. It may be called in another thread.
+        """
 
     def restore(self, folder: Path) -> None:
         """Continue from ``snapshot``."""
@@ -90,8 +94,9 @@ class FixedSource:
     def timings(self) -> SourceTimings:
         return SourceTimings()
 
-    def snapshot(self, folder: Path) -> None:
+    def snapshot(self, folder: Path) -> Callable[[], None]:
         """The step says everything."""
+        return lambda: None
 
     def restore(self, folder: Path) -> None:
         """The step says everything."""

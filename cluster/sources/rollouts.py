@@ -10,6 +10,7 @@ import numpy as np
 
 from buffer.client import Draw, ReplayBuffer
 from cluster.config.run_config import RunConfig
+from cluster.reports.activity import Activity
 from cluster.sources.base import Batch, Metrics, SourceTimings
 from cluster.sources.rollout_metrics import DrawMetrics, UsablePairs
 from cluster.weights.parity import ParityCheck
@@ -18,6 +19,9 @@ from cluster.workers.learner_group import LearnerGroup
 from cluster.workers.ray_calls import Call, wait_for
 from contracts.errors import UserError
 from contracts.pair import PreferencePair, ReferenceScore
+
+DOING = {"weights_wait_s": "wait for weights", "publish_s": "publish"}
+"""What the driver does meanwhile."""
 
 
 class RolloutSource:
@@ -38,8 +42,10 @@ class RolloutSource:
         pool: ActorPool,
         group: LearnerGroup,
         parity: ParityCheck,
+        activity: Activity,
     ) -> None:
         """``rows``: of the dataset."""
+        self._activity = activity
         self._config, self._buffer, self._pool, self._group, self._parity = config, buffer, pool, group, parity
         self._weights = config.weights
         self._lockstep = config.weights.max_staleness == 0
@@ -124,8 +130,8 @@ class RolloutSource:
         idle = tuple(status.idle_s for status in self._pool.call_all("status"))
         return SourceTimings(actors_idle_s=idle, **self._waited)
 
-    def snapshot(self, folder: Path) -> None:
-        self._buffer.snapshot(folder / "buffer")
+    def snapshot(self, folder: Path) -> Callable[[], None]:
+        return self._buffer.snapshot(folder / "buffer")
 
     def restore(self, folder: Path) -> None:
         self._buffer.restore(folder / "buffer")
@@ -162,7 +168,8 @@ class RolloutSource:
 
     def _timed(self, cause: str, action: Callable[[], None]) -> float:
         started = time.monotonic()
-        action()
+        with self._activity.doing(DOING[cause]):
+            action()
         return self._add_wait(cause, started)
 
     def _add_wait(self, cause: str, started: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
+from contracts.background import flush
 from contracts.errors import UserError
 from contracts.version import VERSION, validate_format
 
@@ -55,13 +55,13 @@ def write_manifest(folder: Path, step: int, data: str, total_steps: int) -> None
     files = {}
     for path in _files(folder):
         files[str(path.relative_to(folder))] = _record(path)
-        _flush(path)
+        flush(path)
     manifest = CheckpointManifest(
         format=FORMAT, version=VERSION, step=step, total_steps=total_steps, data=data, files=files
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    _flush(folder / MANIFEST)
-    _flush(folder)
+    flush(folder / MANIFEST)
+    flush(folder)
 
 
 def read_manifest(folder: Path) -> CheckpointManifest:
@@ -85,14 +85,19 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         raise UserError(f"{path}: damaged: {first['loc'][0]}: {first['msg']}") from error
 
 
-def verify(folder: Path) -> CheckpointManifest:
+def verify(folder: Path, below: str = "") -> CheckpointManifest:
     """Read every file of the checkpoint and compare it with the manifest.
+
+    Args:
+        below: read only files whose paths begin so.
 
     Raises:
         UserError: a file is missing or is not what was written, or the manifest can't be used.
     """
     manifest = read_manifest(folder)
     for name, written in manifest.files.items():
+        if not name.startswith(below):
+            continue
         path = folder / name
         try:
             if path.stat().st_size != written.bytes:
@@ -104,10 +109,8 @@ def verify(folder: Path) -> CheckpointManifest:
     return manifest
 
 
-@contextmanager
-def written_aside(final: Path) -> Iterator[Path]:
-    """An empty folder to write a checkpoint in; it becomes ``final`` if the body ends without an error, else it is
-    deleted: a full disk gets its room back.
+def open_aside(final: Path) -> Path:
+    """An empty folder to write the checkpoint ``final`` in.
 
     Raises:
         FileExistsError: ``final`` is there already.
@@ -117,13 +120,23 @@ def written_aside(final: Path) -> Iterator[Path]:
         raise FileExistsError(f"{final}: is there already")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    return aside
+
+
+@contextmanager
+def deleted_on_error(aside: Path) -> Iterator[None]:
+    """A full disk gets its room back."""
     try:
-        yield aside
+        yield
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def publish(aside: Path, final: Path) -> None:
+    """What was written aside is whole: it becomes ``final``."""
     aside.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -136,12 +149,3 @@ def _record(path: Path) -> FileRecord:
         while block := file.read(BLOCK_BYTES):
             checksum.update(block)
     return FileRecord(bytes=path.stat().st_size, xxh3=checksum.hexdigest())
-
-
-def _flush(path: Path) -> None:
-    """Force a file or folder to the disk: a rename may otherwise outlive the bytes that it names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

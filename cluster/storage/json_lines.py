@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import json
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from contracts.errors import UserError
 
 
 class JsonLines:
-    """Appends records; each is on disk when ``write`` returns."""
+    """Appends records; each is in the file when ``write`` returns. What a full disk does not take is kept, and written
+    before the next record."""
 
     def __init__(self, path: Path) -> None:
         """The file is made by the first ``write``."""
         self._path = path
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
+        self._unwritten = b""
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line.
 
         Raises:
             ValueError: a value is one that JSON does not know, as NaN.
+            OSError: the disk did not take it; a later call will try again.
         """
+        self._unwritten += (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
         if self._file is None:
-            self._file = self._path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+            self._file = FileIO(self._path, "a")
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def close(self) -> None:
         if self._file is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cluster.config.run_config import RunConfig
 from cluster.storage.checkpoints import CheckpointManifest, verify
 from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
+from cluster.storage.writable import validate_writable
 from contracts.errors import UserError, first_line
 
 
@@ -72,10 +72,7 @@ class RunFolder:
         """Raises:
         UserError: the folder could not be made where it should be.
         """
-        place = next(p for p in (self.path, *self.path.parents) if p.exists())
-        why = "is no folder" if not place.is_dir() else "" if os.access(place, os.W_OK | os.X_OK) else "is not writable"
-        if why:
-            raise UserError(f"output_dir {self._config.output_dir}: {place} {why}")
+        validate_writable(self.path, f"output_dir {self._config.output_dir}")
 
     def prepare(self) -> None:
         """Make the folder and write config.yaml. A run that is overwritten is deleted now, after everything that can
@@ -105,7 +102,7 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path | None:
         """The whole checkpoint of the highest step; unfinished ones carry another name."""
-        return max(self._whole(), key=_step_of, default=None)
+        return next(reversed(self._whole()), None)
 
     def newest_valid_checkpoint(self) -> FoundCheckpoint:
         """The newest checkpoint whose files are all what was written.
@@ -114,7 +111,7 @@ class RunFolder:
             UserError: there are some, and none is valid; it says what is wrong with the newest.
         """
         damaged: list[UserError] = []
-        for folder in sorted(self._whole(), key=_step_of, reverse=True):
+        for folder in reversed(self._whole()):
             try:
                 return FoundCheckpoint(folder, verify(folder), tuple(map(str, damaged)))
             except UserError as error:
@@ -141,7 +138,7 @@ class RunFolder:
     def prune(self, keep: int) -> None:
         """Delete all but the newest ``keep`` checkpoints, the best and those in use; and unfinished ones."""
         left = self.spared | {self.best_checkpoint()}
-        for folder in sorted(self._whole(), key=_step_of)[:-keep]:
+        for folder in self._whole()[:-keep]:
             if folder not in left:
                 shutil.rmtree(folder)
         for folder in self.checkpoints.glob("step-*.tmp"):
@@ -174,7 +171,7 @@ class RunFolder:
         aside.rename(self.path / "best.json")
 
     def _whole(self) -> list[Path]:
-        return [p for p in self.checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
+        return whole_checkpoints(self.checkpoints)
 
     def validate_lines(self, name: str) -> None:
         """Raises:
@@ -194,6 +191,11 @@ class RunFolder:
     def open_lines(self, name: str) -> JsonLines:
         """A JSONL file of the run, to append to."""
         return JsonLines(self.path / name)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Those in a run's folder of checkpoints, the oldest first; unfinished and damaged ones have other names."""
+    return sorted((p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=_step_of)
 
 
 def as_yaml(config: RunConfig) -> str:

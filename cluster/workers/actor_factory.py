@@ -8,7 +8,7 @@ import ray
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
-from actors.messages import Backend, EngineSpec, Work
+from actors.messages import Adapters, Backend, EngineSpec, Work
 from actors.plan import Plan
 from actors.token_table import TokenTable
 from buffer.client import ReplayBuffer
@@ -49,12 +49,14 @@ class ActorFactory:
         buffer: ReplayBuffer,
         label: str,
         beside: Placement | None = None,
+        adapters: Adapters | None = None,
     ) -> ActorFactory:
         """
         Args:
             ends: token ids that end a response.
             label: with which the actors' names on the cluster begin.
             beside: the ranks' place, where each actor shares a rank's GPU.
+            adapters: what is published, where it is not whole weights.
         """
         generation = config.generation
         engine = EngineSpec(
@@ -68,6 +70,7 @@ class ActorFactory:
             trust_remote_code=config.model.trust_remote_code,
             sleep_mode=config.cluster.colocate,
             batch_invariant=config.repeatable_on_gpu,
+            adapters=adapters,
         )
         segment, responses = generation.segment_length, generation.responses_per_prompt
         plan = Plan(config.seed, table.response_lengths, segment, responses, table.shares)

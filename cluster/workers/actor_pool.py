@@ -162,10 +162,10 @@ class ActorPool:
         Raises:
             UserError: as ``wait_for_version`` does.
         """
-        while any(m.state in (State.PLACING, State.PLACED, State.STARTING, State.JOINING) for m in self._members()):
+        while any(m.state in (State.PLACING, State.PLACED, State.STARTING, State.JOINING) for m in self.all_members()):
             self.first_done([], TICK_S)
         self._held_back = True
-        sleeping = [(m, m.process.call("sleep")) for m in self._members()]
+        sleeping = [(m, m.process.call("sleep")) for m in self.all_members()]
         for member, call in sleeping:
             try:
                 self.calls.answer(call)
@@ -178,7 +178,7 @@ class ActorPool:
     def use_gpus(self) -> None:
         """The learner has left the GPUs: the next publication wakes the engines up, and new ones may start."""
         self._held_back = False
-        for member in [m for m in self._members() if m.state is State.PLACED]:
+        for member in [m for m in self.all_members() if m.state is State.PLACED]:
             self._spawn(member)
 
     def replace(self, member: Member, reason: str, cause: UserError | None = None) -> None:
@@ -248,6 +248,8 @@ class ActorPool:
             self.replace(member, str(error), error)
             return
         except WorkerFailure as failure:
+            if failure.elsewhere:  # the buffer: the attempt ends with it, and the engine serves the next one
+                raise
             self.replace(member, failure.reason)
             return
         match member.state:
@@ -266,7 +268,8 @@ class ActorPool:
             if member.watch and (complaint := member.watch.complaint()):
                 self.replace(member, complaint)
 
-    def _members(self) -> list[Member]:
+    def all_members(self) -> list[Member]:
+        """As they are now; another thread may ask too."""
         return list(self.members.values())
 
     def _spawn(self, member: Member) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from dataclasses import dataclass
 from typing import Literal
@@ -11,10 +10,13 @@ from typing import Literal
 import ray
 
 from cluster.config.sections import ClusterConfig
+from cluster.status.board import Board
+from cluster.workers.find_run import find_run
 from cluster.workers.ray_calls import NAMESPACE, RayCalls, Worker, WorkerFailure
 from cluster.workers.ray_session import ray_session
 from contracts.errors import UserError
 
+PREFIX = "control-"
 CLAIM_S = 10.0
 """Longest wait for the mailbox of another run."""
 
@@ -35,6 +37,19 @@ class Control:
     def __init__(self) -> None:
         self._requests: deque[Request] = deque()
         self._waiting: asyncio.Future[Request | None] | None = None
+        self._board: Board | None = None
+
+    def __repr__(self) -> str:
+        """As Ray's dashboard and log prefixes name it."""
+        return "mailbox of a run"
+
+    async def post(self, board: Board) -> None:
+        """Keep what the run is doing now."""
+        self._board = board
+
+    async def board(self) -> Board | None:
+        """The newest; None before the first."""
+        return self._board
 
     async def alive(self) -> None:
         """Answers while the run goes on."""
@@ -95,14 +110,25 @@ def ask(run: str, request: Request, config: ClusterConfig) -> None:
     Raises:
         UserError: no cluster, or no such run there.
     """
-    if not (config.address or os.environ.get("RAY_ADDRESS")):
-        raise UserError("cluster.address: say which cluster the run is on: --address, or RAY_ADDRESS")
-    with ray_session(config, needed_cpus=0):
+    found = find_run(run, config.address)
+    if found.address is None or found.name is None:
+        raise UserError(f"run {run}: it is not going on; for a run on a cluster give --address or RAY_ADDRESS")
+    with ray_session(config.model_copy(update={"address": found.address}), 0, found.auth):
         try:
-            RayCalls().answer(find_control(run).call("ask", request))
+            RayCalls().answer(find_control(found.name).call("ask", request))
         except WorkerFailure as failure:  # the mailbox goes with the run
             raise UserError(f"run {run}: it ended before it could be asked") from failure
 
 
+def going_on() -> list[str]:
+    """Names of the runs that are going on at the connected cluster."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(
+        actor["name"].removeprefix(PREFIX)
+        for actor in named
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(PREFIX)
+    )
+
+
 def _name(run: str) -> str:
-    return f"control-{run}"
+    return f"{PREFIX}{run}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.config.sections import EvaluationConfig
+from cluster.config.run_config import RunConfig
+from cluster.config.sections import DataConfig, EvaluationConfig
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.messages import Evaluation
 from cluster.workers.ray_calls import Placement, Worker
@@ -14,8 +15,8 @@ from cluster.workers.resources import Hardware, evaluator_bundle
 class Evaluator:
     """A Ray actor. The engine runs in a process below it, which ends with it: a model's memory is free afterwards."""
 
-    def __init__(self, config: EvaluationConfig, seed: int) -> None:
-        self._config, self._seed = config, seed
+    def __init__(self, config: EvaluationConfig, data: DataConfig, seed: int) -> None:
+        self._config, self._data, self._seed = config, data, seed
 
     def evaluate(self, model: str) -> Evaluation:
         """Score the model in a folder.
@@ -33,18 +34,19 @@ class Evaluator:
             temperature=config.temperature,
             max_tokens=config.max_tokens,
             seed=self._seed,
+            data=self._data,
         )
 
 
 class EvaluatorFactory:
     """Starts the evaluation actor of a run, and ends it."""
 
-    def __init__(self, config: EvaluationConfig, hardware: Hardware, seed: int, label: str) -> None:
+    def __init__(self, config: RunConfig, hardware: Hardware, label: str) -> None:
         """
         Args:
             label: with which its name on the cluster begins.
         """
-        self._config, self._hardware, self._seed, self._label = config, hardware, seed, label
+        self._config, self._hardware, self._label = config, hardware, label
         self._started = 0
         self._placement: Placement | None = None
         self._worker: Worker | None = None
@@ -56,7 +58,10 @@ class EvaluatorFactory:
         name = f"{self._label}-evaluator-{self._started}"
         self._placement = Placement.ask([evaluator_bundle(use_gpu=self._hardware.use_gpu)], "PACK", name)
         environment = self._hardware.environment(threads=1)
-        self._worker = self._placement.start(Evaluator, self._config, self._seed, name=name, environment=environment)
+        config = self._config
+        self._worker = self._placement.start(
+            Evaluator, config.evaluation, config.data, config.seed, name=name, environment=environment
+        )
         return self._worker
 
     def end(self) -> None:

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cluster.workers.control import Request
 from cluster.workers.ray_calls import Call, Calls, Worker, WorkerFailure
 
 
+@dataclass
+class Asked:
+    """What a run still has to do; a request outlives the attempt in which it came."""
+
+    checkpoint: bool = False
+    stop: bool = False
+
+
 class Inbox:
     """Of one attempt. Whoever waits may wait for ``awaited`` too, and then calls ``take``."""
 
-    def __init__(self, open_mailbox: Callable[[], Worker], calls: Calls) -> None:
-        """``open_mailbox`` is called again if the mailbox dies."""
-        self._open, self._calls = open_mailbox, calls
+    def __init__(self, open_mailbox: Callable[[], Worker], calls: Calls, asked: Asked | None = None) -> None:
+        """
+        Args:
+            open_mailbox: called again if the mailbox dies.
+            asked: of the run.
+        """
+        self._open, self._calls, self._asked = open_mailbox, calls, asked or Asked()
         self._actors: list[int] = []
-        self.checkpoint_asked = False
-        self.stop_asked = False
         self._await_next()
+
+    @property
+    def mailbox(self) -> Worker:
+        """As it is open now."""
+        return self._mailbox
 
     @property
     def awaited(self) -> Call:
@@ -37,9 +53,9 @@ class Inbox:
             case "actors":
                 self._actors.append(request.count)
             case "checkpoint":
-                self.checkpoint_asked = True
+                self._asked.checkpoint = True
             case "stop":
-                self.stop_asked = True
+                self._asked.stop = True
 
     def poll(self) -> None:
         """Take what has come, without waiting."""
@@ -53,8 +69,13 @@ class Inbox:
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""
-        asked, self.checkpoint_asked = self.checkpoint_asked, False
-        return asked
+        due, self._asked.checkpoint = self._asked.checkpoint, False
+        return due
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether the run was asked to end."""
+        return self._asked.stop
 
     def close(self) -> None:
         """End the mailbox: the run's name is free again."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,22 @@ from numpy.typing import NDArray
 from cluster.config.run_config import RunConfig
 from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.patience import Patience
-from cluster.workers.ray_calls import Call, Calls, Placement, Worker, wait_for, wait_for_all
+from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure, wait_for_all
 from cluster.workers.resources import Hardware, rank_bundle, rank_share
 from contracts.pair import PreferencePair, ReferenceScore
 from learner.messages import RankSpec, StepReport
 from learner.model.packing import split_by_cost
 from learner.rank import LearnerRank
 
-STACKS_S = 5.0
-"""Longest wait for a rank's stacks."""
+STACKS_S = 10.0
+"""Longest wait for the ranks' stacks."""
 WEIGHTS_LANE = "weights"
 """Training calls run one after the other in a rank's default lane; a publication is sent from this one, while the next
 step already runs."""
+
+
+DISK_LANE = "disk"
+"""And here a checkpoint is waited for, which is written meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class Ranks:
             deterministic=config.repeatable_on_gpu,
             ends=ends,
             vocabulary=vocabulary,
+            adapters_alone=config.model.lora is not None and config.weights.lora == "adapters",
         )
         workers = tuple(
             placement.start(
@@ -101,7 +109,7 @@ class Ranks:
                 seat=rank,
                 takes=takes,
                 environment=_environment(learner.threads_per_rank, hardware),
-                lanes={WEIGHTS_LANE: 1},
+                lanes={WEIGHTS_LANE: 1, DISK_LANE: 1},
             )
             for rank in range(learner.ranks)
         )
@@ -139,28 +147,39 @@ class LearnerGroup:
     stands still is as lost as one that is gone.
     """
 
-    def __init__(self, ranks: Ranks, calls: Calls, stall_s: float, log: logging.Logger) -> None:
+    def __init__(
+        self, ranks: Ranks, calls: Calls, stall_s: float, log: logging.Logger, beside: Calls | None = None
+    ) -> None:
         """
         Args:
             calls: how answers are waited for, and what is looked after meanwhile.
             stall_s: nothing is given up sooner, in seconds.
+            beside: how answers are waited for in another thread; default: Ray's own way.
         """
-        self._ranks, self._calls, self._log = ranks.workers, calls, log
+        self._ranks, self._calls, self._log, self._beside = ranks.workers, calls, log, beside or RayCalls()
+        self._stall_s = stall_s
         self._patience: defaultdict[str, Patience] = defaultdict(lambda: Patience(stall_s))
 
-    def setup(self) -> str:
+    def setup(self, phase: Callable[[str], AbstractContextManager[Any]] = nullcontext) -> str:
         """Form the process group and load the model; returns why the forward is not the shared one, or nothing.
 
         The ranks meet here after loading, not in a collective with its time limit: one may have a model to download
         that others find on their disks.
 
+        Args:
+            phase: entered with the name of each part of it.
+
         Raises:
             UserError: the model can't be loaded, or does not fit the config.
         """
-        address, port = wait_for(self._ranks[0].call("address"), self._calls)
-        self._all("rendezvous", address, port)
-        self._all("load_weights")
-        note: str = self._all("setup")[0]
+        with phase("starting the ranks' processes"):
+            address, port = self._answers("address", [self._ranks[0].call("address")])[0]
+        with phase("ranks meet"):
+            self._all("rendezvous", address, port)
+        with phase("ranks load the model"):
+            self._load_weights()
+        with phase("setting up DeepSpeed"):
+            note: str = self._all("setup")[0]
         return note
 
     def step(self, pairs: list[PreferencePair]) -> GroupStep:
@@ -209,35 +228,65 @@ class LearnerGroup:
         scores: list[NDArray[np.float32]] = self._all("score_ema", sequences)[0]
         return scores
 
-    def save(self, folder: Path) -> None:
-        self._all("save", str(folder))
+    def save(self, folder: Path, *, background: bool) -> Callable[[], object]:
+        """Begin a checkpoint of the present step in ``folder``: the ranks' states, policy and EMA.
+
+        Args:
+            background: copy everything to the host, and write beside the next steps.
+
+        Returns:
+            What waits until it is written. It may be called in another thread, and raises ``UserError`` or
+            ``WorkerFailure`` where a rank could not write.
+        """
+        self._all("save", str(folder), background)
+        calls = [rank.call("written", lane=DISK_LANE) for rank in self._ranks]
+        return partial(wait_for_all, calls, self._beside)
 
     def load(self, folder: Path) -> None:
+        """Go on from the checkpoint in ``folder``."""
         self._all("load", str(folder))
 
-    def export(self, folder: Path) -> None:
-        self._all("export", str(folder))
+    def log_stacks(self, why: str) -> list[str]:
+        """What the ranks are doing, to the log; returns the names of those that give no sign of life."""
+        asked = {rank.name: rank.call("stacks", lane=WEIGHTS_LANE) for rank in self._ranks}
+        deadline = time.monotonic() + STACKS_S
+        silent = []
+        for name, call in asked.items():
+            answered = self._calls.first_done([call], 0)
+            while not answered and (left_s := deadline - time.monotonic()) > 0:
+                answered = self._calls.first_done([call], left_s)  # may come back early, for what else happened
+            if not answered:
+                silent.append(name)
+            self._log.debug("%s %s:\n%s", name, why, self._calls.answer(call) if answered else "does not answer")
+        return silent
+
+    def _load_weights(self) -> None:
+        """The model may have to be downloaded, for as long as that takes: only a rank without a sign of life is given
+        up."""
+        calls = [rank.call("load_weights") for rank in self._ranks]
+        looked = time.monotonic()
+        while calls[0] not in self._calls.first_done(calls[:1], TICK_S):
+            if time.monotonic() - looked < self._stall_s:
+                continue
+            self._log.info("the model is still being loaded; run.log has what the ranks are doing")
+            if silent := self.log_stacks("is loading the model"):
+                raise WorkerFailure(f"{', '.join(silent)}: no sign of life while the model is loaded", died=True)
+            looked = time.monotonic()
+        self._answers("load_weights", calls)  # the others make a skeleton
 
     def _all(self, method: str, *arguments: object) -> list[Any]:
         return self._answers(method, [rank.call(method, *arguments) for rank in self._ranks])
 
     def _answers(self, method: str, calls: list[Call]) -> list[Any]:
-        # A model may have to be downloaded first, and ``rendezvous`` has a time limit of its own.
-        patience = self._patience[method] if method not in ("load_weights", "rendezvous") else None
-        started = time.monotonic()
-        limit_s = patience.limit_s if patience else float("inf")
+        patience = self._patience[method]
+        started, limit_s = time.monotonic(), patience.limit_s
         answers = wait_for_all(calls, self._calls, limit_s, lambda missing: self._overdue(method, limit_s, missing))
-        if patience:
-            patience.observe(time.monotonic() - started)
+        patience.observe(time.monotonic() - started)
         return answers
 
     def _overdue(self, method: str, limit_s: float, missing: list[int]) -> str:
         """Why the group is given up; what its ranks are doing goes to the log."""
-        asked = {rank.name: rank.call("stacks", lane=WEIGHTS_LANE) for rank in self._ranks}
-        for name, call in asked.items():
-            answered = self._calls.first_done([call], STACKS_S)
-            stacks = self._calls.answer(call) if answered else "does not answer"
-            self._log.debug("%s after %.0f s in %s:\n%s", name, limit_s, method, stacks)
+        self.log_stacks(f"after {limit_s:.0f} s in {method}")
         names = ", ".join(self._ranks[position].name for position in missing)
         return f"{names}: no answer to {method} within {limit_s:.0f} s; stacks are in run.log"
 

@@ -17,7 +17,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.workers.resources import Bundle, totals
-from contracts.errors import UserError, first_line, last_line
+from contracts.errors import UserError, first_line, last_line, named
 
 NAMESPACE = "sapo"
 """Ray's namespace of everything that a run starts by name."""
@@ -35,11 +35,14 @@ Call: TypeAlias = ray.ObjectRef
 
 
 class WorkerFailure(Exception):
-    """A worker's process is gone (``died``), or its call raised something that is not the user's to mend."""
+    """A worker's process is gone (``died``), or its call raised something that is not the user's to mend.
 
-    def __init__(self, reason: str, *, died: bool) -> None:
+    ``elsewhere``: the worker is well, and another that it waited for is gone.
+    """
+
+    def __init__(self, reason: str, *, died: bool, elsewhere: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.died = reason, died
+        self.reason, self.died, self.elsewhere = reason, died, elsewhere
 
 
 class Calls(Protocol):
@@ -80,9 +83,9 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
         if isinstance(cause, UserError):
             return cause
         if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
-            return failure_of(cause)  # what the task itself waited for has died
+            return _elsewhere(cause)
         shown = cause if isinstance(cause, BaseException) else error
-        return WorkerFailure(f"{type(shown).__name__}: {last_line(shown)}", died=False)
+        return WorkerFailure(named(shown, last_line), died=False)
     if isinstance(error, ray.exceptions.GetTimeoutError):
         return WorkerFailure("the replay buffer gives no answer", died=True)
     if getattr(error, "actor_init_failed", False):
@@ -92,6 +95,14 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
     # Ray says in a line of its message which actor it was.
     names = [line.partition(":")[2].strip() for line in str(error).splitlines() if line.strip().startswith("name:")]
     return WorkerFailure(": ".join([*names[:1], first_line(error)]), died=True)
+
+
+def _elsewhere(cause: ray.exceptions.RayError) -> UserError | WorkerFailure:
+    """What became of whom a task waited for. A connection that broke says nothing of the other one: it lives."""
+    found = failure_of(cause)
+    if isinstance(found, WorkerFailure) and isinstance(cause, ray.exceptions.ActorDiedError):
+        return WorkerFailure(found.reason, died=found.died, elsewhere=True)
+    return found
 
 
 def wait_for(call: Call, calls: Calls, tick: Callable[[], None] = lambda: None) -> Any:
@@ -156,6 +167,10 @@ class Worker:
         """``lane``: one of the actor's concurrency groups, whose calls run beside the others."""
         remote = getattr(self.handle, method)
         return (remote.options(concurrency_group=lane) if lane else remote).remote(*arguments)
+
+    def tell(self, method: str, *arguments: object) -> None:
+        """A call whose answer nobody waits for."""
+        getattr(self.handle, method).options(num_returns=0).remote(*arguments)
 
     def kill(self) -> None:
         ray.kill(self.handle)

@@ -8,19 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.config.sections import ClusterConfig
 from cluster.workers.leftovers import session_folder
 from cluster.workers.resources import Hardware, connected_hardware
 from contracts.errors import LONGEST_REASON, UserError, first_line
 
+AUTH = "RAY_AUTH_MODE"
 CONNECT_S = 10.0
 """Longest wait for a cluster's port to answer."""
 
 
 @contextmanager
-def ray_session(config: ClusterConfig, needed_cpus: float) -> Iterator[Hardware]:
+def ray_session(config: ClusterConfig, needed_cpus: float, auth: str = "") -> Iterator[Hardware]:
     """Join ``config.address`` or RAY_ADDRESS; without either start Ray here, for the time of the context.
+
+    Args:
+        auth: RAY_AUTH_MODE of the cluster that is joined, where it is known and the environment has none.
 
     Raises:
         UserError: no cluster answers at the address.
@@ -30,6 +35,9 @@ def ray_session(config: ClusterConfig, needed_cpus: float) -> Iterator[Hardware]
         yield connected_hardware(address or "this process", local=False)
         return
     if address:
+        if auth and not os.environ.get(AUTH):
+            os.environ[AUTH] = auth
+            Config.initialize("")  # Ray has read the environment when it was imported
         _join(address, config)
         try:
             yield connected_hardware(address, local=False)

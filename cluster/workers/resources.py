@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Any, NamedTuple
 
 import ray
 from ray._private.state import state
 
 from cluster.config.run_config import RunConfig
-from cluster.workers.room import Bundle, Demand, Node, fits, may_hold, shortage
+from cluster.workers.room import Bundle, Demand, Node, fits, may_hold, shortage, times
 from contracts.errors import UserError
 
 LARGE_BLOCKS = {
@@ -26,6 +29,8 @@ between costs more in page faults than it saves. A process stays as large as its
 finds what another has freed. Copies of a MiB and more go past the caches, which would not keep them for the reader."""
 
 
+ANSWER_S = 5.0
+"""Longest wait for a node to take a connection."""
 HALF = 0.5
 """Of a GPU, for each of the two that take turns on it."""
 
@@ -56,12 +61,37 @@ class Hardware:
         return f"{where}: {self.nodes} node(s), {self.cpus:g} CPUs, {self.gpus:g} GPUs"
 
 
+class Division(NamedTuple):
+    """How many of a cluster's places go to which side."""
+
+    ranks: int
+    actors: int
+    """0 where the method has none."""
+
+    def __str__(self) -> str:
+        """As overrides."""
+        return f"learner.ranks={self.ranks}" + (f" generation.actors={self.actors}" if self.actors else "")
+
+
 def connected_hardware(address: str, *, local: bool) -> Hardware:
     """What the cluster that this process is connected to has now."""
     total = ray.cluster_resources()
     alive = [node for node in ray.nodes() if node["Alive"]]
     each_node = tuple(node["Resources"] for node in alive)
     return Hardware(address, len(alive), total.get("CPU", 0.0), total.get("GPU", 0.0), local, each_node)
+
+
+def nodes_that_answer() -> list[Node]:
+    """All resources of every node that is there now. Ray itself takes up to half a minute to notice a death."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and _answers(node)]
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=ANSWER_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def this_machine(config: RunConfig) -> Hardware:
@@ -145,7 +175,7 @@ def require_room(config: RunConfig, hardware: Hardware, log: logging.Logger, *, 
     if not hardware.local and _can_grow_to(ranks, actors):  # nothing adds nodes to a Ray of this process
         log.info("%s; waits for Ray's autoscaler", missing)
         return
-    smaller = _smaller(config, hardware, ranks, actors)
+    smaller = largest_division(config, hardware.each_node, use_gpu=hardware.use_gpu)
     raise UserError(f"cluster: {missing}" + (f"; e.g. {smaller}" if smaller else ""))
 
 
@@ -170,19 +200,25 @@ def _can_grow_to(ranks: Demand, actors: Demand) -> bool:
     )
 
 
-def _smaller(config: RunConfig, hardware: Hardware, ranks: Demand, actors: Demand) -> str:
-    """Numbers of ranks and actors that fit, as overrides; empty where none do."""
-    nodes, batch = hardware.each_node, config.learner.batch_size
-    for count in (n for n in range(ranks.count, 0, -1) if batch % n == 0):
+def largest_division(config: RunConfig, nodes: Sequence[Node], *, use_gpu: bool) -> Division | None:
+    """As many ranks as divide the batch and fit ``nodes`` beside at least one actor, and the actors that fit beside
+    them; at most the config's ranks. None where nothing fits."""
+    ranks, actors = demands(config, use_gpu=use_gpu)
+    for count in (n for n in range(ranks.count, 0, -1) if config.learner.batch_size % n == 0):
         fewer = replace(ranks, count=count)
         for beside in range(actors.count, 0 if actors.count else -1, -1):
             if fits(nodes, fewer, replace(actors, count=beside)):
                 # GPUs that ranks leave over serve generation.
                 while actors.count and fits(nodes, fewer, replace(actors, count=beside + 1)):
                     beside += 1  # noqa: PLW2901
-                beside = count if config.cluster.colocate else beside  # noqa: PLW2901
-                return f"learner.ranks={count}" + (f" generation.actors={beside}" if beside else "")
-    return ""
+                return Division(count, count if config.cluster.colocate else beside)
+    return None
+
+
+def spare_actors(config: RunConfig, *, use_gpu: bool) -> int:
+    """Generation actors that the nodes have room for beside what runs there now."""
+    bundle = actor_bundle(config, use_gpu=use_gpu)
+    return sum(times(node, bundle) for node in state.available_resources_per_node().values())
 
 
 def needed_cpus(config: RunConfig) -> float:

@@ -33,7 +33,7 @@ class Demand:
 def shortage(nodes: Sequence[Node], ranks: Demand, actors: Demand) -> str | None:
     """Why ``ranks`` and ``actors`` can't be placed on ``nodes`` together, in one line; None when they can."""
     for demand in (ranks, actors):
-        if demand.count and not any(_times(node, demand.bundle) for node in nodes):
+        if demand.count and not any(times(node, demand.bundle) for node in nodes):
             return f"{_needs(demand)}; no node has that: {_offer(nodes, demand.bundle)}"
     if fits(nodes, ranks, actors):
         return None
@@ -52,7 +52,7 @@ def fits(nodes: Sequence[Node], ranks: Demand, actors: Demand) -> bool:
 
 def may_hold(node: Node, demand: Demand) -> bool:
     """Whether a node is large enough for one worker of a kind."""
-    return _times(node, demand.bundle) > 0
+    return times(node, demand.bundle) > 0
 
 
 def ranks_beside(nodes: Sequence[Node], ranks: Demand, actors: Demand) -> list[float]:
@@ -70,14 +70,14 @@ def ranks_beside(nodes: Sequence[Node], ranks: Demand, actors: Demand) -> list[f
 def _by_actors(node: Node, ranks: Demand, actors: Demand) -> list[int]:
     """Ranks that fit one node beside 0, 1, … actors."""
     rooms = []
-    for own in range(min(_times(node, actors.bundle), actors.count) + 1):
+    for own in range(min(times(node, actors.bundle), actors.count) + 1):
         left = {name: amount - own * actors.bundle.get(name, 0.0) for name, amount in node.items()}
-        room = min(_times(left, ranks.bundle), ranks.count)
+        room = min(times(left, ranks.bundle), ranks.count)
         rooms.append(min(room, 1) if ranks.strategy == "STRICT_SPREAD" else room)
     return rooms
 
 
-def _times(node: Node, bundle: Bundle) -> int:
+def times(node: Node, bundle: Bundle) -> int:
     """How many of a bundle a node holds."""
     return int(min((node.get(name, 0.0) + ROUNDING) // amount for name, amount in bundle.items() if amount))
 

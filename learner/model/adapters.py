@@ -38,6 +38,50 @@ def adapters_by_weight(module: nn.Module) -> dict[str, list[Any]]:
     return dict(found)
 
 
+def published_name(name: str) -> str:
+    """The name under which peft saves a parameter of an adapter, which is that of engines too."""
+    return name.replace(".default", "")
+
+
+def scales(module: nn.Module) -> dict[str, float]:
+    """Name of each adapter's second factor B -> what B A is multiplied by, alpha / rank."""
+    from peft.tuners.lora import LoraLayer
+
+    return {
+        f"{name}.lora_B.{adapter}.weight": layer.scaling[adapter]
+        for name, layer in module.named_modules()
+        if isinstance(layer, LoraLayer)
+        for adapter in layer.active_adapters
+    }
+
+
+def adapted_layers(module: nn.Module) -> tuple[str, ...]:
+    """Last parts of the names of the layers that have adapters, each once."""
+    from peft.tuners.lora import LoraLayer
+
+    names = (name for name, layer in module.named_modules() if isinstance(layer, LoraLayer))
+    return tuple(sorted({name.rpartition(".")[2] for name in names}))
+
+
+def validate_applicable(module: nn.Module) -> None:
+    """Engines that get adapters alone apply them to the linear layers of the blocks.
+
+    Raises:
+        UserError: an adapter is on anything else.
+    """
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import Linear
+
+    adapted: Any = module
+    head = adapted.get_base_model().get_output_embeddings()
+    for name, layer in module.named_modules():
+        if isinstance(layer, LoraLayer) and (type(layer) is not Linear or layer is head):
+            raise UserError(
+                f"model.lora.target_modules: engines apply adapters to the linear layers of the blocks alone, and "
+                f"{base_name(name)} is none; set weights.lora=merged to publish merged weights"
+            )
+
+
 def embedding_adapters(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
     """(adapter layer, parameter of its adapters) of every adapted embedding."""
     for layer in module.modules():

@@ -143,6 +143,9 @@ def add_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:
 
     assert config.lora is not None
     lora = config.lora
+    widest = max(min(weight.shape[-2:]) for weight in model.parameters() if weight.dim() > 1)
+    if lora.rank > widest:
+        raise UserError(f"model.lora.rank {lora.rank}: no weight of the model has a rank above {widest}: at most that")
     modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     if config.gradient_checkpointing:
         # Checkpointed blocks see no trainable input otherwise: the embedding is frozen.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from contracts.errors import UserError, first_line
+from contracts.background import flush
+from contracts.errors import UserError, first_line, named
 from contracts.version import VERSION, validate_format
 from learner.zero.pieces import Piece
 from learner.zero.resharding import Resharding, SavedShard
@@ -58,9 +59,28 @@ class RankState:
     generators: dict[str, Tensor]
     """State of the random generators, uint8 [bytes] each: ``host``, and ``device`` on a GPU."""
 
+    def on_host(self) -> RankState:
+        """A copy that later steps do not touch."""
+        return replace(
+            self,
+            masters=[on_host(tensor) for tensor in self.masters],
+            optimizer=[
+                {name: on_host(value) if isinstance(value, Tensor) else value for name, value in of_master.items()}
+                for of_master in self.optimizer
+            ],
+            ema=[on_host(tensor) for tensor in self.ema],
+            reference=[on_host(tensor) for tensor in self.reference],
+        )
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory."""
+    return tensor.detach().to("cpu", copy=True)
+
 
 def save(folder: Path, rank: int, layout: Layout, state: RankState) -> None:
-    """Write the files of rank ``rank``. The tensors may be on any device; little is held in host memory at a time."""
+    """Write the files of rank ``rank``, durably. The tensors may be on any device; little is held in host memory at a
+    time."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _by_name(state)
     manifest = {
@@ -80,6 +100,8 @@ def save(folder: Path, rank: int, layout: Layout, state: RankState) -> None:
         for name, tensor in tensors.items():
             file.put(name, tensor)
     (folder / f"rank-{rank}.json").write_text(json.dumps(manifest, indent=1))
+    for kind in ("safetensors", "json"):
+        flush(folder / f"rank-{rank}.{kind}")
 
 
 def load(folder: Path, rank: int, layout: Layout, masters: Sequence[Tensor]) -> RankState:
@@ -114,7 +136,7 @@ def _naming_damage(folder: Path, rank: int) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = named(error)
         raise UserError(f"{folder}/rank-{rank}.json: damaged ({reason}); resume from another checkpoint") from error
 
 

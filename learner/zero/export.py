@@ -1,78 +1,63 @@
-"""Writes policy and EMA as Hugging Face folders, layer by layer as they are gathered."""
+"""A model as a Hugging Face folder: configurations, and weights as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from learner.model.adapters import is_adapter
 from learner.model.dropout import dropout_as_at_the_start
 from learner.model.forward import causal_model
-from learner.zero.ema import Ema
-from learner.zero.shards import Shards, gathered
 from learner.zero.tensor_files import WeightFiles
-from learner.zero.weights import WeightMetadata, metadata, named_weights
-
-
-def export(folder: Path, module: nn.Module, shards: Shards, ema: Ema, ends: Sequence[int]) -> None:
-    """Whole weights in the model's dtype in policy/ and ema/, written by rank 0. All ranks together.
-
-    Args:
-        ends: token ids that end a response, for generation_config.json.
-    """
-    _write(folder / "policy", module, shards.zero_stage, ends)
-    with shards.holding(ema.values):
-        _write(folder / "ema", module, shards.zero_stage, ends)
-    dist.barrier()
-
-
-def _write(folder: Path, module: nn.Module, zero_stage: int, ends: Sequence[int]) -> None:
-    writes = dist.get_rank() == 0
-    weights = named_weights(module, zero_stage)
-    if writes:
-        save_model(folder, causal_model(module), metadata(module), weights, ends)
-    for _ in weights:  # rank 0 has left none
-        pass
-    if hasattr(module, "peft_config"):
-        adapters = [p for name, p in module.named_parameters() if is_adapter(name)]
-        adapted: Any = module
-        with gathered(adapters, zero_stage):
-            if writes:
-                adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
+from learner.zero.weights import WeightMetadata, metadata
 
 
 def save_model(
     folder: Path,
-    model: PreTrainedModel,
+    configuration: Mapping[str, bytes],
     announced: Sequence[WeightMetadata],
     weights: Iterable[tuple[str, Tensor]],
-    ends: Sequence[int],
 ) -> None:
-    """The model with other weights, which have a checkpoint's names and shapes already, and a generation_config that
-    stops where the model was trained to stop.
+    """A model with weights that have a checkpoint's names and shapes already.
 
     Args:
+        configuration: of ``configuration_files``.
         announced: what ``weights`` yields.
         weights: written as they come; one at a time is held in host memory.
-        ends: as ``export`` has them.
     """
-    save_configuration(folder, model, ends)
-    unwanted = set(model._keys_to_ignore_on_save or ())
-    files = WeightFiles(folder, [weight for weight in announced if weight[0] not in unwanted])
+    for name, content in configuration.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    files = WeightFiles(folder, announced)
     for name, tensor in weights:
-        if name not in unwanted:
-            files.put(name, tensor)
+        files.put(name, tensor)
     files.close()
+
+
+def saved_metadata(module: nn.Module) -> list[WeightMetadata]:
+    """The weights that an export has: all but those that the model's class leaves out."""
+    unwanted = set(causal_model(module)._keys_to_ignore_on_save or ())
+    return [weight for weight in metadata(module) if weight[0] not in unwanted]
+
+
+def configuration_files(model: PreTrainedModel, ends: Sequence[int]) -> dict[str, bytes]:
+    """What ``save_configuration`` writes, by name: taken once, because writing it changes the model for a moment, and
+    checkpoints are written while it trains."""
+    with TemporaryDirectory(prefix="sapo-") as name:
+        save_configuration(Path(name), model, ends)
+        files = [path for path in Path(name).rglob("*") if path.is_file()]
+        return {str(path.relative_to(name)): path.read_bytes() for path in files}
 
 
 def save_configuration(folder: Path, model: PreTrainedModel, ends: Sequence[int]) -> None:
     """Everything but weights: configurations, and the code of a model that brings its own.
+
+    Args:
+        ends: token ids that end a response, for generation_config.json; none: what the model has.
 
     transformers rejects on saving what it accepts on loading: a generation_config with a temperature and without
     ``do_sample``, as Llama 2 and others come with. So that file is written here, with all that the start's has.

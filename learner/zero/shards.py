@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from learner.zero.pieces import Piece, parts_of, slice_of, whole
 
+CHUNK = 16 << 20
+"""Elements that go to a GPU at a time."""
+
 
 class Shards:
     """The trainable weights that this rank owns.
@@ -127,7 +130,7 @@ class Shards:
         for group, value in enumerate(values):
             process_group = optimizer.real_dp_process_group[group]
             slices = optimizer.parallel_partitioned_bit16_groups[group]
-            slices[torch.distributed.get_rank(process_group)].copy_(value)
+            load_into(slices[torch.distributed.get_rank(process_group)], value)
             if len(slices) > 1:
                 # In place: an all-gather of a list, and gloo's of a tensor too, hold the whole model once more.
                 for owner, part in enumerate(slices):
@@ -142,8 +145,26 @@ class Shards:
             offset = 0
             for parameter in parameters:
                 part = parameter.ds_tensor
-                part.data.view(-1).copy_(value[offset : offset + part.numel()])
+                load_into(part.data.view(-1), value[offset : offset + part.numel()])
                 offset += part.numel()
+
+
+@torch.no_grad()
+def load_into(target: Tensor, value: Tensor) -> None:
+    """Write ``value`` into ``target``, both [elements], rounded to its dtype.
+
+    From host memory to a GPU it goes in its own dtype, chunk by chunk, and is rounded there: left to itself, torch
+    rounds on the host, into memory that is not pinned.
+    """
+    if target.device == value.device:
+        target.copy_(value)
+        return
+    for first in range(0, value.numel(), CHUNK):
+        part = slice(first, first + CHUNK)
+        target[part].copy_(value[part].to(target.device, non_blocking=True))
+    if target.is_cuda:
+        # The next update on the host must not overtake what is on its way.
+        torch.cuda.current_stream(target.device).synchronize()
 
 
 def gathered(parameters: Sequence[nn.Parameter], zero_stage: int) -> AbstractContextManager[None]:

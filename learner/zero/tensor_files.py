@@ -102,7 +102,13 @@ class TensorFile:
 class WeightFiles:
     """A model's weights as transformers saves them: one file, or several and an index where they are larger."""
 
-    def __init__(self, folder: Path, announced: Iterable[TensorMetadata], max_file_bytes: int = MAX_FILE_BYTES) -> None:
+    def __init__(
+        self, folder: Path, announced: Iterable[TensorMetadata], max_file_bytes: int | str = MAX_FILE_BYTES
+    ) -> None:
+        """
+        Args:
+            max_file_bytes: also as text, such as 5GB.
+        """
         weights = {name: (name, dtype, shape) for name, dtype, shape in announced}
         split = split_torch_state_dict_into_shards(
             {name: torch.empty(shape, dtype=dtype, device="meta") for name, dtype, shape in weights.values()},

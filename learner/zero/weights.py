@@ -8,7 +8,7 @@ from itertools import chain, groupby
 import torch
 from torch import Tensor, nn
 
-from learner.model.adapters import adapters_by_weight, base_name, is_adapter, merged
+from learner.model.adapters import adapters_by_weight, base_name, is_adapter, merged, published_name, scales
 from learner.model.checkpoint_names import NamedTensors, to_checkpoint, validate_layerwise
 from learner.model.forward import causal_model
 from learner.zero.shards import gathered
@@ -49,6 +49,28 @@ def named_layers(module: nn.Module, zero_stage: int) -> Iterator[NamedTensors]:
                 if not is_adapter(name)
             ]
             yield to_checkpoint(model, whole)
+
+
+def adapter_metadata(module: nn.Module) -> list[WeightMetadata]:
+    """What ``adapter_layers`` yields, without gathering anything."""
+    return [
+        (published_name(name), tensor.dtype, tuple(getattr(tensor, "ds_shape", tensor.shape)))
+        for layer in _layers(module)
+        for name, tensor in layer
+        if is_adapter(name)
+    ]
+
+
+def adapter_layers(module: nn.Module, zero_stage: int) -> Iterator[NamedTensors]:
+    """(peft's name, whole tensor) of every factor of an adapter, B times its scale, layer by layer.
+
+    A collective under ZeRO 3, as ``named_layers``.
+    """
+    scale_of = scales(module)
+    for layer in _layers(module):
+        own = [(name, tensor) for name, tensor in layer if is_adapter(name)]
+        with gathered([tensor for _, tensor in own if isinstance(tensor, nn.Parameter)], zero_stage):
+            yield [(published_name(name), tensor.data * scale_of.get(name, 1.0)) for name, tensor in own]
 
 
 def named_weights(module: nn.Module, zero_stage: int) -> Iterator[tuple[str, Tensor]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from actors.config import GenerationConfig
-from actors.engine_options import CPU_KV_CACHE_BYTES, cpu_arguments, engine_arguments, environment
-from actors.messages import EngineSpec
+from actors.engine_options import CPU_KV_CACHE_BYTES, LORA_RANKS, cpu_arguments, engine_arguments, environment
+from actors.messages import Adapters, EngineSpec
 from contracts.errors import UserError
 from support.paths import REPOSITORY
 
@@ -132,3 +132,30 @@ def test_an_actor_can_set_its_environment_before_torch_and_vllm_read_it():
     code = "import sys, actors.generator; print({'torch', 'vllm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("rank", "room"), [(1, 1), (4, 8), (16, 16), (48, 64), (512, 512)])
+def test_engines_have_room_for_adapters_that_come_alone(rank, room):
+    spec = dataclasses.replace(CPU, adapters=Adapters(rank, ("q_proj", "down_proj")))
+    arguments = engine_arguments(spec, GenerationConfig())
+    chosen = {name: value for name, value in arguments.items() if "lora" in name}
+    assert chosen == {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": room,
+        "lora_target_modules": ["q_proj", "down_proj"],
+    }
+    assert not any("lora" in name for name in engine_arguments(CPU, GenerationConfig()))
+
+
+def test_adapters_that_are_too_large_for_vllm_are_rejected_with_the_remedy():
+    spec = dataclasses.replace(CPU, adapters=Adapters(513, ("q_proj",)))
+    with pytest.raises(UserError, match=r"model.lora.rank 513: .* up to rank 512; set weights.lora=merged"):
+        engine_arguments(spec, GenerationConfig())
+
+
+@pytest.mark.contract
+def test_vllm_has_room_of_these_sizes():
+    from vllm.config.lora import MaxLoRARanks
+
+    assert get_args(MaxLoRARanks) == LORA_RANKS

@@ -10,6 +10,7 @@ from typing import Any
 from actors.config import GenerationConfig
 from actors.engine import SegmentEngine
 from actors.weights.acceptance import Acceptance
+from actors.weights.adapters import ADAPTERS
 
 
 class Vllm:
@@ -29,6 +30,8 @@ class Vllm:
     async def collective_rpc(self, method: str, kwargs: Any = None) -> list[Any]:
         if method == "damaged_weights":
             return [self.damaged]
+        if method == "apply_adapters":
+            self.calls.append(method)
         return [vars(Acceptance("Llama"))]
 
 
@@ -69,6 +72,27 @@ def test_one_that_sleeps_gets_room_for_weights_first_and_for_its_cache_when_they
         "wake_up ['weights']",
         "start_weight_update",
         "finish_weight_update 3",
+        "wake_up ['kv_cache']",
+        "resume_generation",
+    ]
+
+
+def test_one_that_gets_adapters_alone_keeps_its_weights_and_applies_them_when_vllm_has_ended_the_update():
+    async def update() -> list[str]:
+        ours, vllm = engine()
+        ours._keeps_base = True
+        await ours.sleep()
+        await ours.start_update()
+        await ours.finish_update(3, {})
+        assert ours._adapters.adapter_id == ADAPTERS
+        return vllm.calls
+
+    assert asyncio.run(update()) == [
+        "sleep 1",
+        "wake_up ['weights']",
+        "start_weight_update",
+        "finish_weight_update 3",
+        "apply_adapters",
         "wake_up ['kv_cache']",
         "resume_generation",
     ]

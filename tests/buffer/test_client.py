@@ -188,7 +188,7 @@ def test_a_restored_buffer_goes_on_exactly_on_any_number_of_shards(start, tmp_pa
     first = start(shards=before)
     train(first, 0, 5)
     asyncio.run(_half_a_step(first))
-    first.snapshot(tmp_path)
+    first.snapshot(tmp_path)()
     expected = seen(_finish(first))
     second = start(shards=after)
     second.restore(tmp_path)
@@ -225,8 +225,9 @@ def test_a_snapshot_amid_inserts_holds_every_pair_that_it_counts(start, tmp_path
 
         tasks = [asyncio.ensure_future(one(i)) for i in indices]
         await asyncio.sleep(0.05)
-        await asyncio.to_thread(buffer.snapshot, tmp_path)
+        written = await asyncio.to_thread(buffer.snapshot, tmp_path)
         await asyncio.gather(*tasks)
+        await asyncio.to_thread(written)
 
     asyncio.run(work())
     restored = start(400, shards=4, r=1, batch=10, ordered=False, sampler="uniform", max_draws=1, behind=10**6)
@@ -243,7 +244,7 @@ def test_a_snapshot_amid_inserts_holds_every_pair_that_it_counts(start, tmp_path
 def test_snapshots_that_do_not_fit_are_rejected_in_one_line(start, tmp_path):
     buffer = start(shards=2)
     train(buffer, 0, 1)
-    buffer.snapshot(tmp_path / "whole")
+    buffer.snapshot(tmp_path / "whole")()
     with pytest.raises(UserError, match=r"buffer.capacity 8: the snapshot in .* was taken at 16"):
         start(8).restore(tmp_path / "whole")
     with pytest.raises(UserError, match="no snapshot of a replay buffer"):

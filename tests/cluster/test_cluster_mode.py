@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
+from cluster.reports.metrics import BY_NAME, METRICS
 from support.paths import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -66,7 +69,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tempfile.mkdtemp(prefix="sapo-", dir="/tmp")
     gcs, dashboard, agent, head_metrics, node_metrics, client = free_ports(6)
     paths = {"PATH": f"{Path(RAY).parent}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
-    environment = os.environ | paths | {"RAY_AUTH_MODE": "disabled"}
+    # Figures are on the port within a second; work is in Ray's timeline.
+    quick = {"RAY_AUTH_MODE": "disabled", "RAY_metrics_report_interval_ms": "1000", "RAY_PROFILING": "1"}
+    environment = os.environ | paths | quick
     environment.pop("RAY_ADDRESS", None)
     nodes = [
         start(
@@ -114,7 +119,49 @@ def wait_until(condition, timeout_s: float, what: str) -> None:
         time.sleep(0.5)
 
 
-def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, task, tmp_path):
+class Prometheus:
+    """A real one that scrapes both nodes; ``None`` figures where it is not installed."""
+
+    def __init__(self, ports: tuple[int, ...], folder: Path) -> None:
+        program = shutil.which("prometheus")
+        self.installed = program is not None
+        if program is None:
+            return
+        (self.port,) = free_ports(1)
+        targets = ", ".join(f"'127.0.0.1:{port}'" for port in ports)
+        job = f"{{job_name: ray, scrape_interval: 1s, static_configs: [{{targets: [{targets}]}}]}}"
+        (folder / "prometheus.yml").write_text(f"scrape_configs: [{job}]\n")
+        command = [program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+        self._process = subprocess.Popen(
+            [*command, f"--web.listen-address=127.0.0.1:{self.port}"],
+            stdout=(folder / "prometheus.log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def series(self, run: str) -> list[dict[str, str]]:
+        """Labels of all series of a run."""
+        match = urllib.parse.quote(f'{{run="{run}"}}')
+        answer = answers(f"http://127.0.0.1:{self.port}/api/v1/series?match[]={match}")
+        return json.loads(answer)["data"] if answer else []
+
+    def close(self) -> None:
+        if self.installed:
+            self._process.terminate()
+            self._process.wait(30)
+
+
+NOT_HERE = ("logratios/", "weights/parity", "time/publish_s")
+"""Figures that an ORPO run has not, or not soon."""
+OF_ROWS = ("eval/loss", "eval/nll_loss", "eval/logps/chosen")
+"""Held-out rows without a rejected half have these alone, and what they are the sum of."""
+
+
+def expected_names() -> set[str]:
+    here = [m for m in METRICS if not m.name.startswith((*NOT_HERE, "eval/"))]
+    return {m.prometheus_name for m in here} | {BY_NAME[name].prometheus_name for name in OF_ROWS}
+
+
+def test_a_submitted_job_trains_over_two_nodes_and_shows_what_it_does(cluster, task, tmp_path):
     command = [
         RAY,
         "job",
@@ -133,6 +180,8 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, ta
         f"data.path={task / 'train.jsonl'}",
         f"learner.steps={STEPS}",
         "learner.batch_size=8",
+        "data.held_out=0.1",
+        "data.held_out_every=20",
         # Two ranks that may not share a node: the second node has to be there and to be used.
         "cluster.strategy=STRICT_SPREAD",
     ]
@@ -142,15 +191,48 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_its_figures(cluster, ta
     wait_until(lambda: job.poll() is not None or (lines.exists() and lines.read_text()), 300, "first step")
     assert job.poll() is None, log.read_text()
     more = [sys.executable, "-m", "cluster", "actors", "1", "--run", "job", "--address", cluster.gcs]
+    look = [sys.executable, "-m", "cluster", "status", "--json", "--address", cluster.gcs]
     asked = subprocess.run(more, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False)
 
-    def shown() -> bool:
-        return any("sapo_loss{" in answers(f"http://127.0.0.1:{port}/metrics") for port in cluster.metrics)
+    prometheus = Prometheus(cluster.metrics, tmp_path)
+    expected = expected_names()
 
-    wait_until(lambda: shown() or job.poll() is not None, 120, "sapo_loss on a metrics port")
-    figure_seen = shown()
+    def missing() -> set[str]:
+        return expected - {series["__name__"] for series in prometheus.series("job")}
+
+    try:
+        looked = subprocess.run(
+            look, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, check=False
+        )
+        if prometheus.installed:
+            wait_until(lambda: not missing() or job.poll() is not None, 120, f"of {missing()}")
+            lacking, series = missing(), prometheus.series("job")
+    finally:
+        prometheus.close()
+    timeline = subprocess.run(
+        [RAY, "timeline", f"--address={cluster.gcs}"],
+        cwd=tmp_path,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert job.wait(300) == 0, log.read_text()
-    assert figure_seen
+    if prometheus.installed:
+        assert not lacking
+        assert {s["part"] for s in series} >= {"learner", "buffer", "pairs", "weights", "run", "actor-0"}
+        known = {m.prometheus_name for m in METRICS}
+        assert {s["__name__"] for s in series} <= known
+    assert looked.returncode == 0, looked.stderr
+    board = json.loads(looked.stdout)
+    assert (board["run"], board["method"], board["total_steps"]) == ("job", "sapo", STEPS)
+    assert board["step"] > 0 and board["buffer"]["size"] > 0 and board["metrics"]["loss"] is not None
+    assert board["actors"][0]["name"] == "actor-0"
+    written = re.search(r"\S+timeline\S+\.json", timeline.stdout + timeline.stderr)
+    assert written, timeline.stderr
+    spans = {event["cat"] for event in json.loads(Path(written[0]).read_text()) if "cat" in event}
+    Path(written[0]).unlink()
+    assert spans >= {"draw", "step"}  # of driver and ranks; those of actors have not been seen there
     assert asked.returncode == 0, asked.stderr
     assert "asked run job for +1 actor(s)" in asked.stdout
     text = log.read_text()

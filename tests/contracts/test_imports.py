@@ -14,6 +14,13 @@ def test_a_path_gives_the_function_that_it_names():
     assert import_function("os.path:join", "objective.name") is os.path.join
 
 
+def test_an_error_of_the_module_itself_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "own_check.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="--check own_check:f: ZeroDivisionError: division by zero; expected"):
+        import_function("own_check:f", "--check")
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [

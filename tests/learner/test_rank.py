@@ -24,6 +24,7 @@ from support.rank_group import (
     close,
     in_group,
     make_pairs,
+    save,
     sections,
     share,
     start,
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.slow
 def train(rank: int, world: int, port: int, parts: dict[str, Any], out: str, count: int) -> None:
     learner = start(rank, world, port, parts)
     history = steps(learner, 0, count)
-    learner.export(out)
+    save(learner, out)
     if rank == 0:
         torch.save(history, Path(out) / "history.pt")
     learner.shutdown()
@@ -147,7 +148,7 @@ def train_in_bf16(rank: int, world: int, port: int, parts: dict[str, Any], out: 
     assert {v.dtype for v in learner.reference.values} == {torch.bfloat16}
     # Rounded to bf16, the rotary frequencies would put far positions elsewhere than the engines do.
     assert learner.module.model.rotary_emb.inv_freq.dtype == torch.float32
-    learner.export(out)
+    save(learner, out)
     if rank == 0:
         torch.save(losses, Path(out) / "losses.pt")
     learner.shutdown()
@@ -189,11 +190,17 @@ def run_small_things(rank: int, world: int, port: int, parts: dict[str, Any], ou
         wrong = PreferencePair(*(np.array([3, 500], np.int32),) * 2, 0, 2, np.array([4], np.int32), False)
         with pytest.raises(UserError, match="token id 500 is outside its vocabulary of 128"):
             learner.step([wrong], 2)
-    # What one rank can't write, all ranks learn of; they stay in step.
-    (Path(out) / "full" / "rank-1.json").mkdir(parents=True, exist_ok=True)
-    with pytest.raises(UserError, match=r"learner rank 1: .*full: .*Is a directory"):
-        learner.save(f"{out}/full")
-    learner.save(f"{out}/empty")
+    # What a rank can't write is told by that rank, and the others are not held up: they stay in step.
+    if rank == 0:
+        (Path(out) / "full").mkdir(exist_ok=True)
+        (Path(out) / "full" / "ema").write_text("in the way")
+    else:
+        (Path(out) / "full" / "learner" / "rank-1.json").mkdir(parents=True)
+    for background in (True, False):
+        learner.save(f"{out}/full", background)
+        with pytest.raises(UserError, match=rf"learner rank {rank}: .*full: "):
+            learner.written()
+    save(learner, f"{out}/empty")
 
     # A gradient that is not finite changes no weight, and the next step is as if it had not been.
     masters, ema = learner.shards.copy(), [value.clone() for value in learner.ema.values]
@@ -248,7 +255,7 @@ def evaluate_and_train(rank: int, world: int, port: int, parts: dict[str, Any], 
     found = [learner.evaluate(own, len(held), chosen_only=False), learner.evaluate(rows, len(held), chosen_only=True)]
     steps(learner, 0, 2)
     found.append(learner.evaluate(own, len(held), chosen_only=False))
-    learner.export(out)
+    save(learner, out)
     if rank == 0:
         torch.save(found, Path(out) / "found.pt")
     learner.shutdown()

@@ -12,12 +12,13 @@ from ray import cloudpickle
 
 from actors.config import GenerationConfig
 from actors.generator import GenerationActor
-from actors.messages import Backend, EngineSpec, Work
+from actors.messages import Adapters, Backend, EngineSpec, Work
 from actors.plan import Plan
 from actors.token_table import TokenTable
 from cluster.weights.publisher_spec import PublisherSpec
 from learner.messages import Ack
-from learner.zero.weights import metadata, named_layers
+from learner.model.adapters import is_adapter
+from learner.zero.weights import adapter_layers, adapter_metadata, metadata, named_layers
 from support import architectures, models, nccl
 from support.models import token_logps
 
@@ -26,6 +27,8 @@ for _module in (architectures, models, nccl, sys.modules[__name__]):
     cloudpickle.register_pickle_by_value(_module)
 
 MAX_LENGTH = 512
+ADAPTERS = Adapters(4, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+"""What an ``AdapterSender`` publishes."""
 SEQUENCES: list[list[int]] = [np.random.default_rng(i).integers(3, 128, n).tolist() for i, n in enumerate((5, 60, 300))]
 """What engines and senders are compared on. The last is over 128 tokens: on CPU only such prompts come from the prefix
 cache when they are asked for again."""
@@ -90,6 +93,32 @@ class Sender:
         self._publisher.shutdown()
 
 
+class AdapterSender(Sender):
+    """One that trains LoRA adapters and publishes these alone."""
+
+    def open(self, folder: str) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        super().open(folder)
+        lora = LoraConfig(r=ADAPTERS.rank, lora_alpha=12.0, target_modules="all-linear", task_type="CAUSAL_LM")
+        self._model = get_peft_model(self._model, lora, autocast_adapter_dtype=False)
+
+    def move(self, seed: int, share: float) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self._model.named_parameters():
+                if is_adapter(name):
+                    parameter.add_(share / 3 * torch.randn(parameter.shape, generator=generator))
+
+    def stage_as_is(self, version: int) -> None:
+        self._publisher.stage(version, adapter_metadata(self._model), adapter_layers(self._model, zero_stage=0))
+
+    def bytes_staged(self) -> int:
+        slot = self._publisher._staged.newest()
+        assert slot is not None
+        return slot.update.size
+
+
 def start_sender(
     folder: str, backend: Backend, workers_per_engine: int = 1, dtype: str = "float32", gpus: float = 0.0
 ) -> Any:
@@ -107,11 +136,20 @@ def start_actor(
     place: Any = None,
     dtype: str = "float32",
     gpus: float = 0.0,
+    adapters: Adapters | None = None,
 ) -> Any:
     """A real generation actor; without ``work`` it only scores and takes weights. ``place``: a scheduling strategy.
     With a share of ``gpus`` its engine can sleep."""
     engine = EngineSpec(
-        folder, dtype, MAX_LENGTH, ends=(2,), seed=0, backend=backend, use_gpu=gpus > 0, sleep_mode=gpus > 0
+        folder,
+        dtype,
+        MAX_LENGTH,
+        ends=(2,),
+        seed=0,
+        backend=backend,
+        use_gpu=gpus > 0,
+        sleep_mode=gpus > 0,
+        adapters=adapters,
     )
     nothing = Work(Plan(0, np.zeros(0, np.int32), 8, 1), TokenTable.empty())
     return (

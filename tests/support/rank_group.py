@@ -141,6 +141,13 @@ class Recorder:
     def shutdown(self) -> None: ...
 
 
+def save(learner: Any, folder: Path | str) -> None:
+    """A whole checkpoint. All ranks together."""
+    learner.save(str(folder))
+    learner.written()
+    dist.barrier()
+
+
 def weights(folder: Path | str) -> dict[str, torch.Tensor]:
     from transformers import AutoModelForCausalLM
 

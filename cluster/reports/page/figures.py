@@ -97,7 +97,7 @@ def time_figure(steps: NDArray[np.int64], parts: Sequence[TimeUse]) -> Figure:
 
 
 def timeline_figure(stretches: Sequence[Attempt], events: Sequence[Event]) -> Figure:
-    """Attempts as bars over the time of day (UTC), what happened as markers above them."""
+    """Attempts as bars over the time of day (UTC), above them the phases of each start and what happened as markers."""
     data: list[Trace] = []
     for stretch, colour in zip(stretches, _colours(len(stretches)), strict=True):
         data.append(
@@ -109,6 +109,22 @@ def timeline_figure(stretches: Sequence[Attempt], events: Sequence[Event]) -> Fi
                 "y": [stretch.label, stretch.label],
                 "line": {"width": 14, "color": colour},
                 "hovertemplate": f"{stretch.label}: {stretch.outcome}<br>%{{x}}<extra></extra>",
+                "showlegend": False,
+            }
+        )
+    phases = [event for event in events if event.kind == "phase" and float(event.details.get("seconds", 0)) > 0]
+    for event, colour in zip(phases, _colours(len(phases)), strict=True):
+        seconds = float(event.details["seconds"])
+        what = _plain(str(event.details.get("phase", "")))
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": what,
+                "x": [_moment(event.time - seconds), _moment(event.time)],
+                "y": ["start", "start"],
+                "line": {"width": 14, "color": colour},
+                "hovertemplate": f"{what}: {seconds:.1f} s<extra></extra>",
                 "showlegend": False,
             }
         )
@@ -131,7 +147,7 @@ def timeline_figure(stretches: Sequence[Attempt], events: Sequence[Event]) -> Fi
     layout["xaxis"] = {"type": "date", "nticks": 6, "automargin": True}
     layout["yaxis"] = {"type": "category", "automargin": True}
     layout["hovermode"] = "closest"
-    layout["height"] = 130 + 34 * (len(stretches) + 1)
+    layout["height"] = 130 + 34 * (len(stretches) + 1 + bool(phases))
     return Figure("timeline", "Attempts, checkpoints, replaced actors", "", data, layout)
 
 

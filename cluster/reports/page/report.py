@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from cluster.config.loading import load_config
+from cluster.reports.duration import duration
 from cluster.reports.page.config_table import changed, default_values
 from cluster.reports.page.figures import panel_figure, time_figure, timeline_figure
 from cluster.reports.page.html import render
@@ -101,15 +102,6 @@ def tiles(run: RunRecord, columns: dict[str, Any]) -> list[tuple[str, str]]:
         if len(tail):
             rows.append((label, f"{tail.mean():.4g}"))
     return rows
-
-
-def duration(seconds: float) -> str:
-    """Such as ``2 h 05 min``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def clock(seconds: float) -> str:

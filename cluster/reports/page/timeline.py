@@ -38,7 +38,8 @@ def attempts(events: Sequence[Event]) -> list[Attempt]:
             found.append(_attempt(found, begun, event.time, event.kind))
             # A failed attempt is followed by the next one; what comes after an end is a new start.
             begun = event.time if event.kind == "attempt failed" else None
-        last = event.time
+        if event.kind != "phase":  # the first ones of a new start come before it is "started"
+            last = event.time
     if begun is not None:
         found.append(_attempt(found, begun, last, "going on, or killed"))
     return found

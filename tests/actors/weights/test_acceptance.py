@@ -109,3 +109,16 @@ def test_what_the_model_raises_is_kept_in_one_line_and_vllm_is_left_as_it_was():
     from vllm.model_executor.model_loader.reload import layerwise
 
     assert layerwise.get_numel_loaded is get_numel_loaded
+
+
+def test_adapters_that_are_not_applied_are_named_with_the_remedy():
+    validate_accepted([Acceptance("Model", adapters=True)])
+    for fault, words in (
+        (
+            {"passed_over": ["model.layers.0.mlp.gate", "x"]},
+            "no adapters to 2 of the layers .* model.layers.0.mlp.gate",
+        ),
+        ({"refusal": "ValueError: no"}, "can't apply the adapters: ValueError: no"),
+    ):
+        with pytest.raises(UserError, match=f"Model .*{words}.*; set weights.lora=merged"):
+            validate_accepted([Acceptance("Model", adapters=True), Acceptance("Model", adapters=True, **fault)])

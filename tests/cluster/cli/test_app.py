@@ -68,7 +68,7 @@ def test_the_installed_program_rejects_without_a_traceback(run_file: Path) -> No
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.splitlines() == [f"sapo: {run_file}: learner.step: unknown key; did you mean learner.steps?"]
+    assert done.stderr.splitlines() == ["sapo: command line: learner.step: unknown key; did you mean learner.steps?"]
 
 
 def test_help_and_config_import_nothing_heavy(run_file: Path) -> None:

@@ -6,10 +6,12 @@ import json
 import math
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
-from cluster.evaluation.messages import Evaluation, Share
+from cluster.config.sections import DataConfig
+from cluster.evaluation.messages import Evaluation, EvaluationJob, Job, Share, as_json, read_job
 from support.command_line import Sapo
 from support.ifeval import CASES, write_responses, write_task
 
@@ -70,3 +72,27 @@ def test_ifevals_checker_says_the_same_as_a_reader_of_stored_responses(sapo: Sap
     assert strict["error"] == pytest.approx(math.sqrt(share * (1 - share) / 19))
     assert strict["samples"] == 20
     assert found["local_ifeval/inst_level_strict_acc"]["mean"] == pytest.approx(sum(single) / len(single))
+
+
+def test_the_section_data_of_a_run_reaches_the_process_with_the_engine(
+    sapo: Sapo, run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+
+    def started(*_: object, input: str, **__: object) -> CompletedProcess[str]:
+        jobs.append(read_job(input))
+        return CompletedProcess((), 0, as_json(Evaluation(Share(0.5, 0.1), Share(0.25, 0.05), 1, 4)) + "\n", "")
+
+    monkeypatch.setattr("subprocess.run", started)
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"prompt": "write"}\n')
+    arguments = ("eval", tmp_path, "--prompts", prompts, "--check", "demo.task:check")
+    assert sapo(*arguments).status == 0
+    assert isinstance(jobs[-1], EvaluationJob)
+    assert jobs[-1].data is None
+    with_settings = run_file.read_text().replace("data:\n", "data:\n  chat_template_kwargs: {short: true}\n")
+    run_file.write_text(with_settings)
+    assert sapo(*arguments, "--config", run_file).status == 0
+    assert isinstance(jobs[-1], EvaluationJob)
+    assert jobs[-1].data is not None
+    assert DataConfig.model_validate(jobs[-1].data).chat_template_kwargs == {"short": True}

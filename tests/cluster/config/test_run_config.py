@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def rejection(path: Path, *overrides: str) -> str:
         load_config(path, overrides)
     text = str(caught.value)
     assert "\n" not in text
-    return text.removeprefix(f"{path}: ")
+    return re.sub(rf"^({re.escape(str(path))}( and command line)?|command line): ", "", text)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -276,6 +277,37 @@ def test_sections_that_exclude_each_other_are_rejected(smallest: Path, overrides
 )
 def test_what_goes_together_is_accepted(smallest: Path, overrides: list[str]) -> None:
     load_config(smallest, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "source"),
+    [
+        ([], "{path}"),
+        (["optimizer.lr=1e-3"], "{path}"),
+        (["learner.ranks=5"], "{path} and command line"),
+        (["learner={ranks: 5}"], "command line"),
+        (["learner.batch_size=8"], "command line"),
+        (["seed=${nothing}"], "command line"),
+        (["zzz=1"], "command line"),
+    ],
+)
+def test_what_is_wrong_is_said_to_be_where_it_was_set(tmp_path: Path, overrides: list[str], source: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(SMALLEST + "learner: {batch_size: 16, ranks: 3}\n")
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides)
+    assert str(caught.value).startswith(source.format(path=path) + ": ")
+
+
+def test_values_that_may_be_several_things_are_rejected_in_plain_words(smallest: Path) -> None:
+    for value in ("0", "0.9", "[1]", "true"):
+        said = rejection(smallest, f"data.held_out={value}")
+        assert said.endswith("must be a fraction above 0 and up to 0.5, the path of a dataset, or null for none")
+    for value in ("3", "tomorrow", "2024-13-01", "null"):
+        said = rejection(smallest, f"data.template_date={value}")
+        assert said == f"data.template_date {value}: must be a date, as 2024-07-26"
+    assert rejection(smallest, "data.chat_template_kwargs=3").endswith("must be a mapping, as {key: value}")
+    assert "seed 4294967296: must be less than" in rejection(smallest, f"seed={2**32}")
 
 
 def test_all_wrong_keys_are_named_a_misspelt_one_first(tmp_path: Path) -> None:

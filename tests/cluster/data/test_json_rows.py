@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,8 @@ WRITTEN: dict[str, tuple[str, bytes, list[int]]] = {
     "no line break at the end": ("d.jsonl", LINES.rstrip(b"\n"), [1, 2, 3]),
     "a byte order mark": ("d.jsonl", b"\xef\xbb\xbf" + LINES, [1, 2, 3]),
     "lines of Windows": ("d.jsonl", LINES.replace(b"\n{", b"\r\n{"), [1, 2, 3]),
+    "lines of old Macs": ("d.jsonl", LINES.replace(b"\n", b"\r"), [1, 2, 3]),
+    "lines of several systems": ("d.jsonl", LINES.replace(b"\n", b"\r", 1).replace(b"\n", b"\r\n", 1), [1, 2, 3]),
     "blank lines": ("d.jsonl", b"\n  \n" + LINES.replace(b"\n{", b"\n\n{"), [3, 5, 7]),
     "gzip": ("d.jsonl.gz", gzip.compress(LINES), [1, 2, 3]),
     "gzip in two parts": ("d.jsonl.gz", gzip.compress(LINES[:9]) + gzip.compress(LINES[9:]), [1, 2, 3]),
@@ -59,6 +62,7 @@ def test_an_empty_array_has_no_rows(tmp_path: Path) -> None:
     assert list(json_rows(tmp_path / "d.json", "data.path")) == []
 
 
+MANY_LINES = b"".join(b'{"a": "%s"}\n' % hashlib.sha256(b"%d" % i).hexdigest().encode() for i in range(2000))
 DEEP = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 BROKEN: dict[str, tuple[str, bytes, str]] = {
     "another encoding": ("d.jsonl", b'{"a": "\xe9"}', ":1: not UTF-8: invalid continuation byte at byte 7 of the line"),
@@ -94,6 +98,32 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
         gzip.compress(LINES)[:-12],
         ": can't be read: Compressed file ended before the end-of-stream marker was reached",
     ),
+    "gzip that was cut after some lines": (
+        "d.jsonl.gz",
+        gzip.compress(MANY_LINES)[:-1000],
+        ":LINE: can't be read: Compressed file ended before the end-of-stream marker was reached; line LAST is the "
+        "last that is whole",
+    ),
+    "zstd that was cut after some lines": (
+        "d.jsonl.zst",
+        zstd(MANY_LINES)[:-1000],
+        ":LINE: can't be read: Truncated compressed stream; line LAST is the last that is whole",
+    ),
+    "one object over several lines": (
+        "d.json",
+        b'\xef\xbb\xbf{\n  "messages": []\n}\n',
+        ":1: an object that goes on in the next line: one object a line is expected, or an array of objects",
+    ),
+    "a key that is there twice": (
+        "d.jsonl",
+        b'{"a": 1}\n{"a": [{"role": "user", "role": "system"}]}\n',
+        ":2: the key 'role' is twice in one object; which value is meant can't be told",
+    ),
+    "a key that is there twice in an array": (
+        "d.json",
+        b'[{"a": 1, "a": 1}]',
+        ":1: not readable: the key 'a' is twice in one object",
+    ),
     "no gzip": ("d.jsonl.gz", LINES, ": can't be read: Not a gzipped file"),
     "zstd that was cut": ("d.jsonl.zst", zstd(LINES)[:-12], ": can't be read: Truncated compressed stream"),
     "no zstd": ("d.jsonl.zst", LINES, ": can't be read: ZSTD decompress failed"),
@@ -106,7 +136,12 @@ def test_what_is_broken_is_named_in_one_line(tmp_path: Path, form: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as caught:
         list(json_rows(tmp_path / name, "data.path"))
-    assert str(caught.value).startswith(f"data.path {tmp_path / name}{words}")
+    said = str(caught.value)
+    if "LINE" in words:
+        last = int(said.rpartition("line ")[2].split()[0])
+        assert 0 < last < 2000
+        words = words.replace("LINE", str(last + 1)).replace("LAST", str(last))
+    assert said.startswith(f"data.path {tmp_path / name}{words}")
     assert "\n" not in str(caught.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,29 @@ def tables_of(model: str, method: str = "sft", **data: object) -> Tables:
 
 def rows(count: int, word: str = "a") -> list[dict[str, str]]:
     return [{"prompt": f"q{i}", "completion": f" {word}{i}"} for i in range(count)]
+
+
+def rejection(model: str, **data: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        tables_of(model, **data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_each_dataset_of_a_run_is_named_by_its_own_option(chat: str, tmp_path: Path) -> None:
+    good = {"path": str(jsonl(tmp_path / "d.jsonl", rows(3)))}
+    bad = jsonl(tmp_path / "bad.jsonl", ["text"])
+    for name, words in ((tmp_path / "none.jsonl", "no such file or folder"), (bad, "an object is expected, found str")):
+        sources: dict[str, Any] = {"sources": [good, {"path": str(name)}]}
+        assert re.match(rf"data.sources.1.path {name}.*: {words}", rejection(chat, **sources))
+        assert re.match(rf"data.held_out {name}.*: {words}", rejection(chat, **good, held_out=str(name)))
+    nothing = jsonl(tmp_path / "empty.jsonl", [{"prompt": "q", "completion": ""}])
+    sources = {"sources": [good, {"path": str(nothing)}]}
+    assert rejection(chat, **sources).startswith("data.sources.1.path: no usable row in ")
+    sources = {"sources": [good, good | {"split": "test"}]}
+    assert rejection(chat, **sources).startswith("data.sources.1.split test: data.sources.1.path ")
+    other = jsonl(tmp_path / "other.jsonl", [{"question": "q"}])
+    assert rejection(chat, **good, held_out=str(other)).startswith(f"data.held_out {other}: no column")
 
 
 def test_several_datasets_lie_one_after_another_with_their_weights(plain: str, tmp_path: Path) -> None:
@@ -151,7 +175,7 @@ def test_a_cache_that_can_not_be_written_is_named(plain: str, tmp_path: Path, mo
     monkeypatch.setattr(loading, "LARGE_BYTES", 1)
     (tmp_path / "file").write_text("")
     path = str(jsonl(tmp_path / "d.jsonl", rows(3)))
-    with pytest.raises(UserError, match=r"^data\.cache_dir .*: can't be written: .*; name another folder, or null$"):
+    with pytest.raises(UserError, match=r"^data\.cache_dir .*file: .*file is no folder; name another folder, or null$"):
         tables_of(plain, path=path, cache_dir=str(tmp_path / "file"))
 
 
@@ -172,10 +196,10 @@ def test_small_data_are_not_kept(plain: str, tmp_path: Path) -> None:
         ),
         (
             {"path": "a", "held_out": 0.7},
-            "data.held_out 0.7: must be less than or equal to 0.5 or text (numbers in quotes)",
+            "data.held_out 0.7: must be a fraction above 0 and up to 0.5, the path of a dataset, or null for none",
         ),
         ({"path": "a", "turns": "first"}, "data.turns first: must be 'last' or 'all'"),
-        ({"path": "a", "template_date": "yesterday"}, "data.template_date yesterday: must be a valid date"),
+        ({"path": "a", "template_date": "yesterday"}, "data.template_date yesterday: must be a date, as 2024-07-26"),
     ],
 )
 def test_a_configuration_that_can_not_be_meant_is_named(data: dict[str, object], words: str) -> None:

@@ -126,3 +126,20 @@ def test_reasons_that_differ_from_row_to_row_are_bounded(plain: str, tmp_path: P
     _, report = rows_of(tmp_path, plain, template, *rows)
     assert len(report.dropped) == 51
     assert report.dropped["for other reasons"] == 30
+
+
+def test_the_remedy_names_only_what_the_template_has(plain: str, tmp_path: Path) -> None:
+    """One that opens reasoning in any case, and mentions thinking in its text alone."""
+    always = TURNS + "{% if add_generation_prompt %}<|assistant|><think>\\n{# no thinking is no option #}{% endif %}"
+    path = jsonl(tmp_path / "d.jsonl", [{"messages": conversation("q", "a")}])
+    model = with_template(plain, always, tmp_path / "always")
+    told = rejection(path, model)
+    assert "it has no variable that leaves it out; name a template in data.chat_template" in told
+    assert "chat_template_kwargs" not in told
+    told = rejection(path, model, chat_template_kwargs={"reasoning_effort": "low"})
+    assert told == (
+        "data.chat_template_kwargs reasoning_effort: the chat template has no such variable; it has none; leave it out"
+    )
+    switched = with_template(plain, always.replace("{#", "{% if effort %}{{ effort }}{% endif %}{#"), tmp_path / "s")
+    told = rejection(path, switched, chat_template_kwargs={"thinking": False})
+    assert told == "data.chat_template_kwargs thinking: the chat template has no such variable; it has effort"

@@ -51,7 +51,8 @@ def test_a_byte_order_mark_and_blank_lines_are_no_rows(plain: str, tmp_path: Pat
         (b"[1, 2]\n", ":1: an object is expected, found int"),
         (
             b'{"question": "q", "answer": "a"}\n',
-            ": no column 'messages' and no 'prompt' with 'completion'; the columns are question, answer",
+            ": no column 'messages' and no 'prompt' with 'completion'; the columns are question, answer; "
+            "name them in data.messages_column, or in data.prompt_column and data.completion_column",
         ),
     ],
 )

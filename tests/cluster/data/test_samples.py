@@ -56,5 +56,5 @@ def test_pairs_on_different_prompts_are_dropped_and_counted(chat: str, tmp_path:
     _, report = table_of(jsonl(tmp_path / "d.jsonl", [good, odd, odd]), chat, "offline")
     assert report.dropped == {"whose chosen and rejected answer different prompts": 2}
     assert rejection(jsonl(tmp_path / "e.jsonl", [{"chosen": "a"}]), chat, "offline").endswith(
-        "no column rejected; the columns are chosen"
+        "no column rejected; the columns are chosen; name them in data.chosen_column and data.rejected_column"
     )

@@ -341,8 +341,12 @@ def test_a_turn_that_only_calls_a_tool_can_be_learned(plain: str, tmp_path: Path
 
 def test_columns_of_no_row_are_named_at_once(plain: str, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", [{"question": "q", "answer": "a"}] * 3)
-    words = "no column 'messages' and no 'prompt' with 'completion'; the columns are question, answer"
-    assert rejection(path, plain) == f"data.path {path}: {words}"
+    words = "no column 'messages' and no 'prompt' with 'completion'; the columns are "
+    none = "question, answer; name them in data.messages_column, or in data.prompt_column and data.completion_column"
+    assert rejection(path, plain) == f"data.path {path}: {words}{none}"
+    jsonl(path, [{"chosen": conversation("q", "a"), "rejected": conversation("q", "b")}])
+    chosen = "chosen, rejected; chosen holds a conversation: set data.messages_column=chosen"
+    assert rejection(path, plain) == f"data.path {path}: {words}{chosen}"
 
 
 def test_struct_columns_of_parquet_lose_what_arrow_added(chat: str, tmp_path: Path) -> None:

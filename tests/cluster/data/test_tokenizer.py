@@ -11,7 +11,7 @@ from transformers import ByT5Tokenizer
 from cluster.config.sections import DataConfig
 from cluster.data.ends import end_tokens
 from cluster.data.loading import load_tables
-from cluster.data.tokenizer import load_tokenizer, text_decoder, vocabulary_size
+from cluster.data.tokenizer import known_special, load_tokenizer, text_decoder, vocabulary_size
 from contracts.errors import UserError
 from learner.config import ModelConfig
 from support.dataset_rows import EOS, TEMPLATE, conversation, jsonl, rejection, texts
@@ -56,3 +56,11 @@ def test_a_model_without_a_tokenizer_is_rejected(plain: str, tmp_path: Path) -> 
     assert said(plain, tokenizer="./none") == "model.tokenizer ./none: no such folder"
     for path in (str(tmp_path / "empty"), str(tmp_path / "garbage"), "some-owner/no-such-model"):
         assert said(path).startswith(f"model.path {path}: no tokenizer could be loaded: ")
+
+
+def test_an_ordinary_token_can_not_be_made_special(plain: str) -> None:
+    with pytest.raises(UserError, match=r"^model.add_tokens '!': an ordinary token of the tokenizer, which texts"):
+        load_tokenizer(ModelConfig(path=plain, add_tokens=("<new>", "!")))
+    tokenizer = load_tokenizer(ModelConfig(path=plain, add_tokens=("<new>", "<|user|>")))
+    assert known_special(load_tokenizer(ModelConfig(path=plain)), ("<new>", "<|user|>")) == ["<|user|>"]
+    assert tokenizer.encode("<new>", add_special_tokens=False) == [len(tokenizer) - 1]

@@ -10,6 +10,7 @@ import pytest
 from transformers import LlamaConfig
 
 from actors.engine_options import CPU_KV_CACHE_BYTES
+from cluster.config.sections import DataConfig
 from cluster.evaluation.dry_run import dry_evaluation
 from cluster.evaluation.plan import cache_bytes, plan_evaluation
 from contracts.errors import UserError
@@ -45,6 +46,40 @@ def test_a_long_prompt_does_not_shorten_the_responses_to_others(demo_model: str,
     plan = plan_evaluation(demo_model, prompts_file(tmp_path, words(2), words(60), words(63)), CHECK, 32)
     assert plan.most_tokens == [32, 4, 1]
     assert plan.longest == 64
+
+
+def test_a_model_that_an_engine_would_not_load_ends_the_dry_run(demo_model: str, tmp_path: Path) -> None:
+    def said(model: Path) -> str:
+        with pytest.raises(UserError) as caught:
+            dry_evaluation(str(model), prompts_file(tmp_path, words(3)), CHECK, samples=1, max_tokens=8)
+        return str(caught.value)
+
+    deeper = copy_of(demo_model, tmp_path / "deeper", num_hidden_layers=9)
+    assert said(deeper).startswith(f"model {deeper}: the checkpoint lacks ")
+    shallow = copy_of(demo_model, tmp_path / "shallow", num_hidden_layers=1)
+    assert " weights have no place in it, the first is model.layers.1." in said(shallow)
+    empty = copy_of(demo_model, tmp_path / "empty")
+    (empty / "model.safetensors").unlink()
+    assert said(empty).startswith(f"model {empty}: not loadable as a causal language model: ")
+    encoder = copy_of(demo_model, tmp_path / "encoder", model_type="bert")
+    assert "bert is an encoder" in said(encoder)
+
+
+def test_prompts_are_rendered_as_the_run_renders_them(demo_model: str, tmp_path: Path) -> None:
+    model = copy_of(demo_model, tmp_path / "m")
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if short %} 1{% else %} 2 3{% endif %}"
+    (model / "chat_template.jinja").write_text(template)
+    prompts = prompts_file(tmp_path, {"messages": [{"role": "user", "content": "write"}]})
+
+    def ids(**data: object) -> list[int]:
+        return plan_evaluation(str(model), prompts, CHECK, 8, DataConfig.model_validate({"path": "d"} | data)).prompts[
+            0
+        ]
+
+    assert len(ids()) == len(ids(chat_template_kwargs={"short": True})) + 1
+    assert ids() == plan_evaluation(str(model), prompts, CHECK, 8).prompts[0]
+    with pytest.raises(UserError, match=r"chat_template_kwargs long: the chat template has no such variable; it has s"):
+        ids(chat_template_kwargs={"long": True})
 
 
 def test_a_cache_holds_the_longest_sequence() -> None:

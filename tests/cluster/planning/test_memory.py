@@ -153,10 +153,20 @@ def test_a_full_buffer_takes_what_the_demo_s_took() -> None:
 
 
 def test_a_node_holds_its_processes_the_model_that_each_rank_loads_and_the_dataset() -> None:
-    run = config(learner={"ranks": 4, "zero_stage": 3})
+    run = config(learner={"ranks": 4, "zero_stage": 3}, checkpoint={"background": False})
     one, two = (host_bytes(run, LLAMA_3_8B, LONG, ranks, 0, use_gpu=True) for ranks in (1, 2))
     assert two - one == 3 * 2**30 + 2 * LLAMA_3_8B.parameters
     store = object_store_bytes(run, LONG)
     assert store is not None
     assert store == pytest.approx(7000 * 900 * 4, rel=0.05)
     assert object_store_bytes(run, Workload(None, 1, 1, 1, 0, 0)) is None
+
+
+def test_a_checkpoint_in_the_background_takes_host_memory_for_policy_ema_and_the_states_of_every_rank() -> None:
+    ranks = {"ranks": 4, "zero_stage": 3}
+    beside, at_once = (
+        host_bytes(config(learner=ranks, checkpoint={"background": background}), LLAMA_3_8B, LONG, 4, 0, use_gpu=True)
+        for background in (True, False)
+    )
+    # fp32: master, two of AdamW, EMA. bfloat16: policy, EMA, reference; loading needs it on each of 4 ranks.
+    assert beside - at_once == pytest.approx((4 + 8 + 4 + 2 + 2 * 2 - 4 * 2) * LLAMA_3_8B.parameters)

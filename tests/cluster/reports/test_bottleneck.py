@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.reports.bottleneck import Shares, bottleneck
+from cluster.reports.bottleneck import Machine, Shares, bottleneck
 
 
 def shares(**changes: Any) -> Shares:
@@ -34,11 +34,25 @@ def shares(**changes: Any) -> Shares:
     ],
 )
 def test_the_report_names_who_waits(changes: dict[str, float], words: str) -> None:
-    assert words in bottleneck(shares(**changes), lockstep=False)
+    assert words in bottleneck(shares(**changes), Machine(room=9), lockstep=False)
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+@pytest.mark.parametrize("changes", [{"draw_wait_s": 50.0}, {"actor_wait_s": 60.0}, {"actor_wait_s": 30.0}, {}])
+def test_on_saturated_cores_no_process_more_is_advised(changes: dict[str, float], lockstep: bool) -> None:
+    said = bottleneck(shares(**changes), Machine(room=9, cores=2, busy=0.97), lockstep=lockstep)
+    assert "all 2 cores of the machine are busy (97%)" in said or "could go" in said
+    assert "would balance" not in said and "more learner ranks" not in said and "would overlap" not in said
+
+
+def test_an_actor_without_a_place_is_said_to_have_none() -> None:
+    waiting = shares(draw_wait_s=50.0)
+    assert "the cluster has no room for one" in bottleneck(waiting, Machine(room=0, cores=2, busy=0.5), lockstep=False)
+    assert "the cluster has room for 1" in bottleneck(waiting, Machine(room=1), lockstep=False)
 
 
 def test_the_report_of_lockstep_points_to_overlap() -> None:
-    assert "max_staleness" in bottleneck(shares(draw_wait_s=50.0), lockstep=True)
+    assert "max_staleness" in bottleneck(shares(draw_wait_s=50.0), Machine(), lockstep=True)
 
 
 def test_a_stretch_is_what_came_after_another() -> None:

@@ -11,7 +11,9 @@ from rich.console import Console
 from cluster.reports.progress import ProgressLine
 
 
-def lines_of(caplog: pytest.LogCaptureFixture, *steps: tuple[int, float], total: int = 101) -> list[str]:
+def lines_of(
+    caplog: pytest.LogCaptureFixture, *steps: tuple[int, float], total: int = 101, **figures: float
+) -> list[str]:
     """What is shown of a run that goes on after its first step, by (step, seconds)."""
     caplog.set_level(logging.INFO)
     now = 0.0
@@ -19,7 +21,7 @@ def lines_of(caplog: pytest.LogCaptureFixture, *steps: tuple[int, float], total:
     line = ProgressLine(console, logging.getLogger("run"), "mine", total, 1, clock=lambda: now)
     for step, seconds in steps:
         now = seconds
-        line.show(step, {"loss": 0.5})
+        line.show(step, {"loss": 0.5} | figures)
     line.close()
     return [record.getMessage() for record in caplog.records]
 
@@ -34,7 +36,13 @@ def test_progress_speaks_of_the_steps_after_the_first(caplog):
 
 def test_slow_steps_are_shown_in_seconds_a_step(caplog):
     shown = lines_of(caplog, (2, 60.0), (3, 100.0), (4, 140.0), total=6)
-    assert shown[-1] == "4/6  loss 0.5000  40.0 s/step  80 s left"
+    assert shown[-1] == "4/6  loss 0.5000  40.0 s/step  1 min 20 s left"
+
+
+def test_tokens_a_second_are_those_of_the_steps_after_the_first(caplog):
+    figures = {"tokens/trained": 60_000.0}
+    shown = lines_of(caplog, (2, 60.0), (3, 100.0), (4, 140.0), total=6, **figures)
+    assert shown[-1] == "4/6  loss 0.5000  40.0 s/step  1,500 tokens/s  1 min 20 s left"
 
 
 def test_a_loss_that_is_not_there_is_no_crash(caplog):

@@ -23,3 +23,16 @@ def test_both_ends_get_a_line_and_the_file_keeps_the_traceback(tmp_path: Path, c
     kept = (tmp_path / "run.log").read_text(encoding="utf-8")
     assert "INFO actor-0 failed [bold]" in kept and "Traceback" in kept and "the cause" in kept
     assert "after the end" not in kept
+
+
+def test_what_is_said_before_there_is_a_folder_is_in_it_too(tmp_path: Path):
+    log = RunLog("mine")
+    log.logger.debug("reading model and data: 0.2 s", extra={"event": "phase", "phase": "reading", "seconds": 0.2})
+    log.keep(tmp_path)
+    log.logger.info("later")
+    log.close()
+    assert [line.split(" ", 2)[2] for line in (tmp_path / "run.log").read_text().splitlines()] == [
+        "DEBUG reading model and data: 0.2 s",
+        "INFO later",
+    ]
+    assert '"event": "phase"' in (tmp_path / "events.jsonl").read_text()

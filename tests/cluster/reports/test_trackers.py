@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import ClassVar
+
+import pytest
 
 from cluster.reports.trackers import Figures, JsonLinesTracker, TensorBoardTracker, Trackers
 from cluster.storage.json_lines import JsonLines
@@ -53,3 +56,22 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path):
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Tags()["scalars"] == ["loss"]
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0)]
+
+
+def test_a_tracker_whose_disk_is_full_says_so_once_and_goes_on_when_there_is_room(caplog: pytest.LogCaptureFixture):
+    class Full:
+        seen: ClassVar[list[int]] = []
+
+        def log(self, step: int, figures: Figures) -> None:
+            if step in (2, 3):
+                raise OSError(28, "No space left on device")
+            self.seen.append(step)
+
+        def close(self) -> None: ...
+
+    trackers = Trackers([Full()], logging.getLogger("run"))
+    for step in (1, 2, 3, 4):
+        trackers.log(step, {})
+    assert Full.seen == [1, 4]
+    assert caplog.text.count("can't write at step 2, and tries again") == 1
+    assert "step 3" not in caplog.text

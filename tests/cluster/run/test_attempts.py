@@ -24,12 +24,13 @@ DIED = WorkerFailure("rank-1 was killed", died=True)
 
 
 @pytest.fixture
-def setting(tmp_path: Path):
+def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     values = {"name": "r", "output_dir": str(tmp_path), "model": {"path": "m"}, "data": {"path": "d"}}
     folder = RunFolder(RunConfig.model_validate(values), resume=False, overwrite=False)
     folder.prepare()
     log = RunLog("r")
     log.keep(folder.path)
+    monkeypatch.setattr(module, "_on_what_is_left", lambda setting: setting)
     yield SimpleNamespace(folder=folder, log=log, policy=FailurePolicy(Limits(restarts=2, backoff_s=0.0)))
     log.close()
 

@@ -4,6 +4,8 @@ starts."""
 from __future__ import annotations
 
 import json
+import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,22 +58,36 @@ def test_a_sound_model_is_accepted_without_a_word(run_of: RunOf) -> None:
     [
         ("num_hidden_layers", "2", "'num_hidden_layers' expected int, got str (value: '2')"),
         ("vocab_size", 64.0, "'vocab_size' expected int, got float"),
-        ("vocab_size", -1, "negative dimension -1"),
+        ("vocab_size", -1, "vocab_size -1: must be 1 at least"),
+        ("num_hidden_layers", 0, "num_hidden_layers 0: must be 1 at least"),
+        ("num_hidden_layers", -1, "num_hidden_layers -1: must be 1 at least"),
+        ("intermediate_size", 0, "intermediate_size 0: must be 1 at least"),
+        ("num_attention_heads", 0, "num_attention_heads 0: must be 1 at least"),
+        ("num_key_value_heads", 0, "num_key_value_heads 0: must be 1 at least"),
+        ("max_position_embeddings", 0, "max_position_embeddings 0: must be 1 at least"),
+        ("rms_norm_eps", -1.0, "rms_norm_eps -1: must be 0 at least"),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": 0.0}, "rope_theta 0: must be above 0"),
+        ("text_config", 3, "text_config is no object"),
+        ("dtype", "nope", "AttributeError: module 'torch' has no attribute 'nope'"),
+        ("is_encoder_decoder", True, "llama is an encoder with a decoder"),
+        ("model_type", "bert", "bert is an encoder, whose tokens see those that follow them"),
+        ("model_type", "gemma", "architectures LlamaForCausalLM, and model_type gemma, which is GemmaForCausalLM"),
+        ("model_type", "qwen3", "the checkpoint lacks 4 weights"),
         ("hidden_size", "64", "'hidden_size' expected int, got str"),
-        ("hidden_size", -64, "negative dimension -64"),
+        ("hidden_size", -64, "hidden_size -64: must be 1 at least"),
         ("rms_norm_eps", "1e-6", "'rms_norm_eps' expected float, got str"),
-        ("hidden_act", "nope", "KeyError: 'nope'"),
+        ("hidden_act", "nope", "config.json: hidden_act 'nope' is unknown to transformers"),
         ("hidden_act", 3, "'hidden_act' expected str, got int"),
         ("max_position_embeddings", "64", "'max_position_embeddings' expected int, got str"),
         ("num_attention_heads", 5, "not a multiple of the number of attention heads (5)"),
-        ("rope_parameters", {"rope_type": "nope"}, "KeyError: 'nope'"),
+        ("rope_parameters", {"rope_type": "nope"}, "rope_parameters.rope_type 'nope' is unknown to transformers"),
         ("rope_scaling", {"type": "linear"}, "Missing required keys in `rope_parameters`"),
         ("tie_word_embeddings", "yes", "'tie_word_embeddings' expected bool, got str"),
         ("attention_dropout", "0.1", "'attention_dropout' with value '0.1' doesn't match"),
         ("eos_token_id", "2", "'eos_token_id' with value '2' doesn't match"),
         ("pad_token_id", 500, "Padding_idx must be within num_embeddings"),
         ("model_type", "nope", "model type `nope`"),
-        ("model_type", "t5", "T5Config"),
+        ("model_type", "t5", "t5 is an encoder with a decoder"),
         ("_attn_implementation", "flash_attention_2", "FlashAttention2"),
     ],
 )
@@ -89,7 +105,6 @@ def test_a_config_with_a_wrong_value_is_named_with_it(
     [
         ("eos_token_id", [2, 3]),
         ("torch_dtype", "int8"),  # model.dtype is what counts
-        ("architectures", ["SomethingElse"]),
         ("num_key_value_heads", None),
         ("temperature", 0.7),  # a generation parameter where older versions put it
         ("max_length", 20),
@@ -106,6 +121,45 @@ def test_an_odd_config_that_means_something_is_accepted_and_can_be_saved(
         widened = {k: torch.cat([v, v]) if "k_proj" in k or "v_proj" in k else v for k, v in weights.items()}
         save_file(widened, folder / "model.safetensors", metadata={"format": "pt"})
     assert notes(run_of(f"model.path={folder}")) == ""
+
+
+def test_what_a_config_says_without_an_effect_is_noted(run_of: RunOf, model: Path, tmp_path: Path) -> None:
+    folder = copy_of(model, tmp_path / "m", architectures=["SomethingElse"], eos_token_id=9999)
+    assert notes(run_of(f"model.path={folder}")).splitlines() == [
+        f"model.path {folder}: config.json: eos_token_id 9999 is outside its vocabulary; the run does not use it",
+        f"model.path {folder}: config.json: architectures SomethingElse, and model_type llama: it is loaded as "
+        "LlamaForCausalLM",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"num_hidden_layers": 0}, "num_hidden_layers 0: must be 1 at least"),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 3},
+            "num_key_value_heads 3: num_attention_heads 4 must be a multiple of it",
+        ),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "leave quantization_config out of a copy"),
+        ({"model_type": "bert"}, "bert is an encoder"),
+    ],
+)
+def test_random_weights_are_drawn_only_for_what_can_be_computed(
+    run_of: RunOf, model: Path, tmp_path: Path, config: dict[str, object], words: str
+) -> None:
+    folder = copy_of(model, tmp_path / "m", **config)
+    assert words in rejection(run_of(*SFT, f"model.path={folder}", "model.from_scratch=true"))
+
+
+def test_a_folder_without_a_configuration_is_no_model(run_of: RunOf, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    said = rejection(run_of(f"model.path={folder}"))
+    assert said == f"model.path {folder}: no config.json is in it: a folder as transformers saves it is expected"
+    (folder / "model-Q4.gguf").touch()
+    assert "it has GGUF files, which are quantised" in rejection(run_of(f"model.path={folder}"))
+    file = tmp_path / "rows.jsonl"
+    assert f"model.path {file}: a file; the folder of a model" in rejection(run_of(f"model.path={file}"))
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "", '"llama"'])
@@ -165,6 +219,9 @@ def test_the_adapter_of_an_export_is_rejected_with_the_folder_that_has_it_merged
 def test_adapters_that_do_not_fit_are_rejected_and_others_can_be_saved(run_of: RunOf) -> None:
     assert notes(run_of("model.lora.rank=4")) == ""
     assert "model.lora.target_modules ('query',)" in rejection(run_of("model.lora.target_modules=[query]"))
+    for rank in (65, 10**22):
+        said = rejection(run_of(f"model.lora.rank={rank}"))
+        assert said == f"model.lora.rank {rank}: no weight of the model has a rank above 64: at most that"
     assert "lm_head is tied to model.embed_tokens" in rejection(run_of("model.lora.target_modules=[lm_head]"))
 
 
@@ -235,6 +292,30 @@ def test_files_of_weights_that_cannot_be_read_are_rejected(run_of: RunOf, model:
     assert notes(run_of(f"model.path={none}", *SFT, "model.from_scratch=true")) == ""
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, pickle.dumps({"a": print})])
+def test_a_pickle_that_is_no_file_of_tensors_is_never_advised_to_be_run(
+    run_of: RunOf, model: Path, tmp_path: Path, content: bytes
+) -> None:
+    folder = copy_of(model, tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    said = rejection(run_of(f"model.path={folder}"))
+    assert said.endswith("a .bin file of its weights is damaged, or holds more than tensors: bring them as safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("safe", [True, False])
+def test_weights_that_are_quantised_without_a_word_are_found_by_their_dtype(
+    run_of: RunOf, model: Path, tmp_path: Path, dtype: torch.dtype, safe: bool
+) -> None:
+    folder = with_weights(model, tmp_path / "m", lambda w: {k: v.to(dtype) if v.dim() > 1 else v for k, v in w.items()})
+    if not safe:
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    said = rejection(run_of(f"model.path={folder}"))
+    assert "a quantised checkpoint whose config.json does not say so" in said
+
+
 def test_checkpoints_in_several_files_and_in_torchs_own_format_are_accepted(
     run_of: RunOf, model: Path, tmp_path: Path
 ) -> None:
@@ -283,10 +364,8 @@ def test_a_generation_config_that_cannot_be_used_is_rejected(
     [
         {"eos_token_id": [2, 3], "temperature": 0.6},  # transformers refuses to save it
         {"do_sample": False, "top_p": 0.9},
-        {"temperature": "0.7"},
-        {"max_length": -5},
         {"unknown": 1, "transformers_version": 3},
-        {"eos_token_id": None, "pad_token_id": -1},
+        {"eos_token_id": None},
     ],
 )
 def test_a_generation_config_that_transformers_would_not_save_does_not_end_a_run(
@@ -294,6 +373,49 @@ def test_a_generation_config_that_transformers_would_not_save_does_not_end_a_run
 ) -> None:
     folder = with_file(model, tmp_path / "m", "generation_config.json", settings)
     assert notes(run_of(f"model.path={folder}")) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "noted"),
+    [
+        ({"temperature": "0.7"}, "temperature '0.7' (a number, 0 at least is expected)"),
+        ({"temperature": -1}, "temperature -1 (a number, 0 at least is expected)"),
+        ({"top_p": 3}, "top_p 3 (a number above 0, 1 at most is expected)"),
+        ({"top_k": -4}, "top_k -4 (a whole number, 0 at least is expected)"),
+        ({"max_length": -5}, "max_length -5 (a whole number, 1 at least is expected)"),
+        ({"pad_token_id": -1}, "pad_token_id -1 (a token id below 64 is expected)"),
+        ({"bos_token_id": 9999}, "bos_token_id 9999 (a token id below 64 is expected)"),
+        ({"repetition_penalty": 1.3}, "repetition_penalty 1.3: not applied by the run"),
+        ({"suppress_tokens": [1, 2]}, "suppress_tokens [1, 2]: not applied by the run"),
+        ({"forced_bos_token_id": 3}, "forced_bos_token_id 3: not applied by the run"),
+    ],
+)
+def test_odd_settings_of_generation_are_noted(
+    run_of: RunOf, model: Path, tmp_path: Path, settings: dict[str, object], noted: str
+) -> None:
+    folder = with_file(model, tmp_path / "m", "generation_config.json", settings)
+    said = notes(run_of(f"model.path={folder}"))
+    assert said.startswith(f"generation_config.json: {noted}")
+    assert "\n" not in said
+
+
+def test_libraries_say_nothing_beside_the_notes(run_of: RunOf, model: Path, tmp_path: Path) -> None:
+    """transformers has a line for each time that a file is read, which was twice."""
+    printed: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            printed.append(record.getMessage())
+
+    handler = Kept()
+    folder = with_file(model, tmp_path / "m", "generation_config.json", {"top_k": -4, "temperature": -1})
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        said = notes(run_of(f"model.path={folder}"))
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert printed == []
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -355,6 +477,35 @@ def test_added_tokens_get_an_embedding(run_of: RunOf, tmp_path: Path) -> None:
     assert run.inputs.table.responses.flat.max() >= 64
 
 
+def test_tokens_that_are_added_are_marks_of_their_own(run_of: RunOf) -> None:
+    with pytest.raises(UserError, match=r"model.add_tokens .*: '<a>' is there twice"):
+        run_of(*SFT, "model.add_tokens=[<a>,<a>]")
+    for word in ("the", "write", "two words"):
+        with pytest.raises(UserError, match=rf"'{word}' would be cut out of every text"):
+            run_of(*SFT, f"model.add_tokens=[{word}]")
+    assert notes(run_of(*SFT, "model.add_tokens=[</s>]")) == "model.add_tokens: the tokenizer has </s> already"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("tokenizer.json", "{", "tokenizer.json is no JSON: Expecting property name"),
+        ("tokenizer.json", "{}", "KeyError: 'added_tokens'"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json is no JSON object"),
+        ("special_tokens_map.json", "[1]", "special_tokens_map.json is no JSON object"),
+        ("tokenizer_config.json", {"model_max_length": "x", "eos_token": "</s>"}, "TypeError: '>' not supported"),
+        ("tokenizer_config.json", {"added_tokens_decoder": 3}, "AttributeError: 'int' object has no attribute"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_is_named_with_its_file(
+    run_of: RunOf, model: Path, tmp_path: Path, name: str, content: object, words: str
+) -> None:
+    folder = with_file(model, tmp_path / "m", name, content)
+    assert rejection(run_of(f"model.path={folder}")).startswith(
+        f"model.path {folder}: no tokenizer could be loaded: {words}"
+    )
+
+
 def test_an_embedding_with_more_rows_than_the_tokenizer_has_tokens_is_accepted(run_of: RunOf, model: Path) -> None:
     assert len(AutoTokenizer.from_pretrained(model)) < 64
     assert notes(run_of()) == ""
@@ -407,6 +558,8 @@ def test_a_slow_tokenizer_without_a_fast_half_is_accepted(run_of: RunOf, tmp_pat
         (("objective.name=no_such_module:loss",), "No module named 'no_such_module'"),
         (("objective.name=demo.task:LARGEST",), "LARGEST is a int, expected a function"),
         (("data.path=/none/such.jsonl",), "data.path /none/such.jsonl: no such file or folder"),
+        (("output_dir=/proc/x",), "output_dir /proc/x: nothing can be written in /proc"),
+        (("output_dir=/dev/null/x",), "output_dir /dev/null/x: /dev/null is no folder"),
         (("model.path=/none/such",), "model.path /none/such: no such folder"),
         (("model.tokenizer=/none/such",), "model.tokenizer /none/such: no such folder"),
         (("data.chat_template=/none/such",), "data.chat_template /none/such: can't be read"),

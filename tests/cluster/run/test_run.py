@@ -221,7 +221,7 @@ def test_overlapped_run_survives_an_actor_and_grows_on_request(ray_local, task, 
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("victim", ["rank-0", "coordinator", "shard-0"])
+@pytest.mark.parametrize("victim", ["rank-0", "coordinator"])
 def test_after_a_death_the_run_goes_on_by_itself_and_is_the_run_that_would_have_been(
     ray_local, lockstep, task, tmp_path, victim
 ):

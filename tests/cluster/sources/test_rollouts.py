@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from buffer.client import Draw
 from buffer.messages import BufferStats
 from cluster.config.run_config import RunConfig
+from cluster.reports.activity import Activity
 from cluster.sources.rollouts import RolloutSource
 from contracts.errors import UserError
 from contracts.pair import ReferenceScore, supervised
@@ -41,7 +44,8 @@ class World:
             calibrate=self.calibrate,
             score_ahead=lambda: self.events.append(("score ahead",)),
         )
-        self.source = RolloutSource(RunConfig.model_validate(values), 10, world, world, world, parity)
+        activity = Activity(logging.getLogger("run"), Console())
+        self.source = RolloutSource(RunConfig.model_validate(values), 10, world, world, world, parity, activity)
 
     # the actor pool
     def wait_for_version(self, version: int) -> None:

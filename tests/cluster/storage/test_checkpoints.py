@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage.checkpoints import read_manifest, verify, write_manifest, written_aside
+from cluster.storage.checkpoints import deleted_on_error, open_aside, publish, read_manifest, verify, write_manifest
 from contracts.errors import UserError
 from contracts.version import VERSION
 
@@ -87,19 +87,20 @@ def test_a_checkpoint_without_a_manifest_is_rejected(tmp_path: Path) -> None:
 
 def test_a_checkpoint_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     final = tmp_path / "checkpoints" / "step-4"
-    with pytest.raises(RuntimeError), written_aside(final) as aside:
+    aside = open_aside(final)
+    with pytest.raises(RuntimeError), deleted_on_error(aside):
         (aside / "half").touch()
         raise RuntimeError
     assert not list(final.parent.iterdir()), "a full disk gets its room back"
     final.with_name("step-4.tmp").mkdir()
     (final.with_name("step-4.tmp") / "left").touch()
-    with written_aside(final) as aside:
-        assert aside != final
-        assert not list(aside.iterdir()), "what a dead run left is gone"
-        (aside / "whole").touch()
-        assert not final.exists()
+    aside = open_aside(final)
+    assert aside != final
+    assert not list(aside.iterdir()), "what a dead run left is gone"
+    (aside / "whole").touch()
+    publish(aside, final)
     assert [p.name for p in final.iterdir()] == ["whole"]
     assert [p.name for p in final.parent.iterdir()] == ["step-4"]
-    with pytest.raises(FileExistsError, match="is there already"), written_aside(final):
-        pass
+    with pytest.raises(FileExistsError, match="is there already"):
+        open_aside(final)
     assert [p.name for p in final.iterdir()] == ["whole"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
-from cluster.storage.json_lines import JsonLines, drop_lines_after
+from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
 
 
 def test_a_line_is_in_the_file_when_write_returns(tmp_path: Path) -> None:
@@ -31,3 +32,18 @@ def test_lines_hold_no_value_that_json_does_not_know(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "metrics.jsonl")
     with pytest.raises(ValueError, match="Out of range"):
         lines.write({"step": 1, "loss": float("nan")})
+
+
+def test_what_a_full_disk_did_not_take_is_written_when_there_is_room_again(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines.write({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))  # room for a line and a half
+    try:
+        for step in (2, 3):
+            with pytest.raises(OSError, match="File too large"):
+                lines.write({"step": step})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    lines.write({"step": 4})
+    assert [step for step, _ in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]

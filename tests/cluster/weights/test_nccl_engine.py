@@ -23,7 +23,8 @@ from cluster.weights import senders
 from cluster.weights.publisher import Publisher
 from cluster.weights.staging import StagedVersions
 from learner.messages import Ack
-from support.engines import SEQUENCES, largest_difference, start_actor
+from learner.zero.weights import adapter_layers
+from support.engines import ADAPTERS, SEQUENCES, AdapterSender, largest_difference, start_actor
 from support.models import save_llama, token_logps
 from support.nccl import FakeNccl, Group, one_stream
 
@@ -93,6 +94,18 @@ def receiving() -> type[GenerationActor]:
             return acks, len(groups)
 
     return Receiving
+
+
+@pytest.mark.slow
+def test_adapters_over_nccl_are_verified_and_applied(ray_local, tiny_llama):
+    sender = AdapterSender(tiny_llama, "shm")
+    actor = start_actor("a", tiny_llama, "nccl", GenerationConfig(), kind=receiving(), adapters=ADAPTERS)
+    for version in (1, 2):
+        sender.move(version, 0.3)
+        weights = [(name, tensor.numpy()) for layer in adapter_layers(sender._model, 0) for name, tensor in layer]
+        (ack,), attempts = ray.get(actor.receive.remote(version, weights, damaged=1))
+        assert (ack.error, ack.version, attempts) == ("", version, 2)
+        assert largest_difference(ray.get(actor.score.remote(SEQUENCES)), sender.score(SEQUENCES)) < 1e-4
 
 
 @pytest.mark.slow

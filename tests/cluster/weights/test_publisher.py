@@ -97,7 +97,7 @@ def test_a_failed_transfer_is_tried_again_on_a_rebuilt_group(transport: Transpor
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (RuntimeError("\n first \nsecond"), "first"),
+        (RuntimeError("\n the first \nsecond"), "the first"),
         (TimeoutError(), "TimeoutError"),
         (TransferFailed("a", "why"), "why"),
     ],

@@ -150,6 +150,18 @@ def test_a_dead_actor_s_work_goes_to_the_others_and_another_takes_its_place():
     assert world.sync and world.sync.targets[-1] == {"actor-1"}
 
 
+def test_an_actor_that_the_buffer_left_alone_is_kept_for_the_next_attempt():
+    world = World()
+    world.pool.add(1)
+    world.run("actor-0")
+    gone = WorkerFailure("coordinator was killed", died=True, elsewhere=True)
+    world.factory.workers["actor-0"].last("run").fail(gone)
+    with pytest.raises(WorkerFailure, match="coordinator was killed"):
+        world.pool.poll()
+    assert [member.name for member in world.pool.surrender()] == ["actor-0"]
+    assert not world.factory.workers["actor-0"].killed
+
+
 def test_the_third_actor_that_fails_without_progress_ends_the_run_with_its_reason():
     world = World()
     world.pool.add(1)

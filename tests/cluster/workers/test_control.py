@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
 from cluster.config.sections import ClusterConfig
 from cluster.workers import control
 from cluster.workers.control import Control, Request
-from cluster.workers.inbox import Inbox
+from cluster.workers.inbox import Asked, Inbox
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
 from support.fake_workers import FakeCalls, FakeWorker
@@ -76,7 +77,7 @@ def test_a_run_that_ends_while_it_is_asked_is_one_line(monkeypatch):
         def answer(self, call: object) -> None:
             raise WorkerFailure("the actor died", died=True)
 
-    monkeypatch.setattr(control, "ray_session", lambda config, needed_cpus: nullcontext())
+    monkeypatch.setattr(control, "ray_session", lambda config, needed_cpus, auth: nullcontext())
     monkeypatch.setattr(control, "find_control", lambda run: gone)
     monkeypatch.setattr(control, "RayCalls", Calls)
     with pytest.raises(UserError, match="run gone: it ended before it could be asked"):
@@ -84,7 +85,32 @@ def test_a_run_that_ends_while_it_is_asked_is_one_line(monkeypatch):
     assert gone.calls[0][:2] == ("ask", (Request("actors", 1),))
 
 
-def test_without_an_address_it_is_said_what_to_give(monkeypatch):
+def test_without_an_address_it_is_said_what_to_give(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(UserError, match=r"cluster.address: say which cluster"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"run r: no run folder runs/r here; .*--address or RAY_ADDRESS"):
         control.ask("r", Request("stop"), ClusterConfig())
+    (tmp_path / "runs" / "r").mkdir(parents=True)
+    with pytest.raises(UserError, match="run r: it is not going on"):
+        control.ask("r", Request("stop"), ClusterConfig())
+
+
+def test_a_mailbox_keeps_the_newest_board():
+    async def body() -> list[object]:
+        mailbox = Control()
+        boards: list[Any] = ["first", "second"]
+        seen: list[object] = [await mailbox.board()]
+        for board in boards:
+            await mailbox.post(board)
+        return [*seen, await mailbox.board()]
+
+    assert asyncio.run(body()) == [None, "second"]
+
+
+def test_a_request_outlives_the_attempt_in_which_it_came():
+    asked, mailbox = Asked(), FakeWorker("mailbox")
+    first = Inbox(lambda: mailbox, FakeCalls(), asked)
+    mailbox.last("next_request").answer(Request("stop"))
+    first.poll()
+    first.close()
+    assert Inbox(lambda: mailbox, FakeCalls(), asked).stop_asked

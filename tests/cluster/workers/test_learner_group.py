@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cluster.workers.learner_group import WEIGHTS_LANE, LearnerGroup, Ranks, WeightSync
+from cluster.workers import learner_group as module
+from cluster.workers.learner_group import DISK_LANE, WEIGHTS_LANE, LearnerGroup, Ranks, WeightSync
 from cluster.workers.ray_calls import WorkerFailure
+from contracts.errors import UserError
 from contracts.pair import PreferencePair, ReferenceScore, supervised
 from learner.messages import StepReport
 from support.fake_workers import FakeCall, FakeCalls, FakeWorker
@@ -17,6 +23,9 @@ from support.fake_workers import FakeCall, FakeCalls, FakeWorker
 
 class Rank(FakeWorker):
     """Answers at once, by method; remembers the lanes of its calls."""
+
+    NEVER = object()
+    """As an answer: the call stays open."""
 
     def __init__(self, name: str, **answers: Any) -> None:
         super().__init__(name)
@@ -28,14 +37,19 @@ class Rank(FakeWorker):
         self.lanes.append(lane)
         answer = self._answers.get(method)
         result = answer(*arguments) if callable(answer) else answer
-        call.fail(result) if isinstance(result, Exception) else call.answer(result)
+        if isinstance(result, Exception):
+            call.fail(result)
+        elif result is not self.NEVER:
+            call.answer(result)
         return call
 
 
-def group(*ranks: Rank) -> LearnerGroup:
+def group(*ranks: Rank, stall_s: float = 60.0) -> LearnerGroup:
     workers: Any = ranks
     placement: Any = None
-    return LearnerGroup(Ranks(workers, placement), FakeCalls(), 60.0, logging.getLogger("test"))
+    waits: list[Callable[[], None]] = [lambda: time.sleep(0.001)] * 2000
+    calls = FakeCalls(*waits)
+    return LearnerGroup(Ranks(workers, placement), calls, stall_s, logging.getLogger("test"), calls)
 
 
 def pairs(*lengths: int) -> list[PreferencePair]:
@@ -65,6 +79,36 @@ def test_the_ranks_meet_where_rank_0_says_and_load_before_they_set_up():
     for rank in ranks:
         met = [(method, arguments) for method, arguments, _ in rank.calls if method != "address"]
         assert met == [("rendezvous", ("10.0.0.1", 1234)), ("load_weights", ()), ("setup", ())]
+
+
+def test_a_rank_that_stands_still_while_the_model_is_loaded_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STACKS_S", 0.05)
+    stopped = Rank("rank-0", address=("10.0.0.1", 1234), load_weights=Rank.NEVER, stacks=Rank.NEVER)
+    with pytest.raises(WorkerFailure, match="rank-0: no sign of life while the model is loaded") as failure:
+        group(stopped, Rank("rank-1", stacks="idle"), stall_s=0.02).setup()
+    assert failure.value.died
+
+
+def test_a_model_that_takes_long_to_load_is_waited_for_and_the_log_says_what_the_ranks_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    slow = Rank("rank-0", address=("10.0.0.1", 1234), load_weights=Rank.NEVER, stacks="in download", setup="")
+    several = group(slow, Rank("rank-1", setup=""), stall_s=0.02)
+    threading.Timer(0.1, lambda: slow.last("load_weights").answer()).start()
+    several.setup()
+    assert "the model is still being loaded" in caplog.text
+    assert "in download" in caplog.text
+
+
+def test_a_checkpoint_is_taken_by_all_ranks_and_waited_for_in_a_lane_of_its_own() -> None:
+    ranks = [Rank("rank-0"), Rank("rank-1", written=UserError("learner rank 1: disk full"))]
+    written = group(*ranks).save(Path("/c/step-4.tmp"), background=True)
+    for rank in ranks:
+        assert [call[:2] for call in rank.calls] == [("save", ("/c/step-4.tmp", True)), ("written", ())]
+        assert rank.lanes == [None, DISK_LANE]
+    with pytest.raises(UserError, match="learner rank 1: disk full"):
+        written()
 
 
 def test_a_rank_that_fails_fails_the_step():

@@ -37,11 +37,11 @@ def test_failures_come_back_in_the_program_s_terms(ray_local):
     part.kill()
     with pytest.raises(WorkerFailure) as killed:
         calls.answer(part.call("fail", ValueError("seven")))
-    assert killed.value.died and "\n" not in killed.value.reason
+    assert killed.value.died and "\n" not in killed.value.reason and not killed.value.elsewhere
     waiting = started()
     with pytest.raises(WorkerFailure) as heard:  # a part that waited for the dead one tells of its death
         calls.answer(waiting.call("pass_on", [part.call("fail", ValueError("seven"))]))
-    assert heard.value.died
+    assert heard.value.died and heard.value.elsewhere
     with pytest.raises(UserError, match=r"^model.path m: no such folder$"):
         calls.answer(started(UserError("model.path m: no such folder")).call("fail", ValueError()))
     with pytest.raises(WorkerFailure) as unborn:

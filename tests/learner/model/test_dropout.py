@@ -18,8 +18,8 @@ from learner.model.dropout import dropout_of
 from learner.model.forward import causal_model, score
 from learner.model.loading import load_model
 from learner.model.packing import Mode, pack
-from learner.zero.export import save_model
-from learner.zero.weights import metadata, named_weights
+from learner.zero.export import configuration_files, save_model, saved_metadata
+from learner.zero.weights import named_weights
 from support.checkpoints import copy_of
 
 PAIR = PreferencePair(as_token_ids([1, 5]), as_token_ids([6, 7, 8, 2]), 1, 3, as_token_ids([9, 4]), suffix_kept=True)
@@ -67,7 +67,7 @@ def test_what_is_exported_keeps_the_dropout_of_the_start(gpt2: str, tmp_path: Pa
     model = causal_model(load_model(ModelConfig(path=gpt2, dtype="float32"), 0))
     assert dropout_of(model.config) == {}
     for folder in (tmp_path / "policy", tmp_path / "ema"):
-        save_model(folder, model, metadata(model), named_weights(model, 0), (2,))
+        save_model(folder, configuration_files(model, (2,)), saved_metadata(model), named_weights(model, 0))
         written = json.loads((folder / "config.json").read_text())
         assert {written[name] for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")} == {0.1}
         assert dropout_of(model.config) == {}, "training goes on without it"

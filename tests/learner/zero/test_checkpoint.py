@@ -16,7 +16,7 @@ from learner.config import LoraConfig
 from learner.zero import checkpoint
 from learner.zero.checkpoint import FORMAT, Layout, RankState
 from learner.zero.pieces import Piece
-from support.rank_group import close, in_group, sections, start, steps, weights
+from support.rank_group import close, in_group, save, sections, start, steps, weights
 
 
 def run(rank: int, world: int, port: int, parts: dict[str, Any], out: str, interrupted: bool) -> None:
@@ -26,10 +26,11 @@ def run(rank: int, world: int, port: int, parts: dict[str, Any], out: str, inter
         assert learner.steps == 3
     else:
         steps(learner, 0, 3)
-        learner.save(f"{out}/saved")
+        learner.save(f"{out}/saved")  # what the next steps do must not be in it
     name = "resumed" if interrupted else "straight"
     history = steps(learner, 3, 6)
-    learner.export(f"{out}/{name}")
+    learner.written()
+    save(learner, f"{out}/{name}")
     if rank == 0:
         kept = [{k: v for k, v in metrics.items() if not k.startswith("time/")} for metrics in history]
         torch.save(kept, f"{out}/{name}/history.pt")
@@ -65,9 +66,9 @@ def test_resume_gives_the_same_weights_and_metrics_bit_for_bit(changes, mode, ti
 def go_on(rank: int, world: int, port: int, parts: dict[str, Any], out: str, name: str) -> None:
     learner = start(rank, world, port, parts)
     learner.load(f"{out}/saved")
-    learner.export(f"{out}/{name}-loaded")
+    save(learner, f"{out}/{name}-loaded")
     history = steps(learner, 3, 6)
-    learner.export(f"{out}/{name}")
+    save(learner, f"{out}/{name}")
     if rank == 0:
         torch.save([metrics["loss"] for metrics in history], f"{out}/{name}/losses.pt")
     learner.shutdown()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from learner.zero.export import save_model
-from learner.zero.weights import metadata, named_weights
+from learner.zero.export import configuration_files, save_model, saved_metadata
+from learner.zero.weights import named_weights
 from support.models import save_llama
 
 
@@ -33,7 +33,7 @@ def test_the_exported_generation_config_names_the_ends_and_keeps_the_rest(
         (tmp_path / "start" / "generation_config.json").write_text(json.dumps(settings))
         model.generation_config = GenerationConfig.from_pretrained(tmp_path / "start")
     for name in ("policy", "ema"):
-        save_model(tmp_path / name, model, metadata(model), named_weights(model, 0), ends)
+        save_model(tmp_path / name, configuration_files(model, ends), saved_metadata(model), named_weights(model, 0))
         written = json.loads((tmp_path / name / "generation_config.json").read_text())
         assert written["eos_token_id"] == expected
         assert {k: written[k] for k in settings or () if k != "eos_token_id"} == {
@@ -46,7 +46,7 @@ def test_the_exported_generation_config_names_the_ends_and_keeps_the_rest(
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_model_below_one_file_is_byte_for_byte_what_transformers_saves(tmp_path: Path, tied: bool) -> None:
     model = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "start", tied=tied), dtype=torch.bfloat16)
-    save_model(tmp_path / "ours", model, metadata(model), named_weights(model, 0), ())
+    save_model(tmp_path / "ours", configuration_files(model, ()), saved_metadata(model), named_weights(model, 0))
     model.save_pretrained(tmp_path / "theirs")
     assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == sorted(
         p.name for p in (tmp_path / "theirs").iterdir()

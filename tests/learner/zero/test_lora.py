@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from support.rank_group import (
     close,
     in_group,
     make_pairs,
+    save,
     sections,
     share,
     start,
@@ -46,7 +48,10 @@ def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -
     }
     learner.stage(STEPS + 1)
     facts["published"] = learner.sink.seen["weights"] if rank == 0 else None
-    learner.export(out)
+    learner._spec = dataclasses.replace(learner._spec, adapters_alone=True)
+    learner.stage(STEPS + 2)
+    facts["alone"] = learner.sink.seen["weights"] if rank == 0 else None
+    save(learner, out)
     torch.save(facts, Path(out) / f"facts-{rank}.pt")
     learner.shutdown()
 
@@ -138,6 +143,16 @@ def test_published_weights_are_merged_and_have_the_base_models_names(seen):
     assert published.keys() == weights(seen.base).keys()
 
 
+def test_adapters_are_published_alone_as_peft_saves_them_and_scaled(seen):
+    from safetensors.torch import load_file
+
+    alone, saved = seen.ranks[0]["alone"], load_file(seen.folder / "ema" / "adapter" / "adapter_model.safetensors")
+    assert alone.keys() == saved.keys()
+    scale = LORA.alpha / LORA.rank
+    for name, value in saved.items():
+        assert torch.equal(alone[name], scale * value if "lora_B" in name else value), name
+
+
 @pytest.mark.parametrize("which", ["policy", "ema"])
 def test_export_is_what_peft_merges_from_the_adapter_folder(seen, which):
     from peft import PeftModel
@@ -155,7 +170,7 @@ def observe_scores(rank: int, world: int, port: int, parts: dict[str, Any], out:
     learner = start(rank, world, port, parts)
     steps(learner, 0, 2)
     scores = learner.score_ema(SEQUENCES)
-    learner.export(out)
+    save(learner, out)
     if rank == 0:
         torch.save(scores, Path(out) / "scores.pt")
     learner.shutdown()

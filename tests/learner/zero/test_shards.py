@@ -16,11 +16,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.config import ReferenceConfig
+from learner.zero import shards
 from support.rank_group import (
     DECAY,
     close,
     in_group,
     make_pairs,
+    save,
     sections,
     share,
     start,
@@ -82,7 +84,7 @@ def observe(rank: int, world: int, port: int, parts: dict[str, Any], out: str) -
 
     learner.stage(4)
     facts["published"] = learner.sink.seen if learner.sink else None
-    learner.export(out)
+    save(learner, out)
     torch.save(facts, Path(out) / f"facts-{rank}.pt")
     learner.shutdown()
 
@@ -202,3 +204,13 @@ def loaded_names(seen: Observed) -> dict[str, torch.Tensor]:
     """The policy's weights with the tied head under both names, as a loaded model shows them."""
     found = dict(seen.ranks[0]["after"])
     return found | {"lm_head.weight": found.get("lm_head.weight", found["model.embed_tokens.weight"])}
+
+
+@pytest.mark.gpu
+def test_values_in_host_memory_are_rounded_on_the_gpu_as_on_the_host(monkeypatch):
+    monkeypatch.setattr(shards, "CHUNK", 1000)
+    values = torch.randn(4321, generator=torch.Generator().manual_seed(0)).pin_memory()
+    target = torch.empty(4321, dtype=torch.bfloat16, device="cuda")
+    shards.load_into(target, values)
+    values.zero_()  # the next update of the EMA
+    assert torch.equal(target.cpu(), torch.randn(4321, generator=torch.Generator().manual_seed(0)).bfloat16())

@@ -1,0 +1,89 @@
+"""A Ray cluster of several nodes on this machine: each a raylet of its own, which can be killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from benchmarks.chaos.faults import end, runs
+from contracts.ports import free_port
+
+RAY = str(Path(sys.executable).parent / "ray")
+CPUS = 2
+"""Of each node but the head, which has none: it can't be killed, so nothing of a run is placed there."""
+
+
+class LocalCluster:
+    """A head and some nodes, ended with the context."""
+
+    def __init__(self, nodes: int) -> None:
+        self._count = nodes
+        self._nodes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.mkdtemp(prefix="chaos-ray-", dir="/tmp")
+        port = free_port("127.0.0.1")
+        self.address = f"127.0.0.1:{port}"
+        self.environment = os.environ | {
+            "RAY_AUTH_MODE": "disabled",
+            "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",
+        }
+        self.environment.pop("RAY_ADDRESS", None)
+        self._head = self._start("--head", f"--port={port}", f"--temp-dir={self._folder}", cpus=0)
+        time.sleep(8.0)
+        for _ in range(self._count):
+            self.add()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for node in (*self._nodes, self._head):
+            end(node)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def roots(self) -> list[psutil.Process]:
+        """What all of the cluster's processes descend from."""
+        return [psutil.Process(node.pid) for node in (self._head, *self._nodes) if node.poll() is None]
+
+    def add(self) -> None:
+        """Let a node join."""
+        self._nodes.append(self._start(f"--address={self.address}", cpus=CPUS))
+
+    def kill_node(self, chance: random.Random) -> bool:
+        """SIGKILL to one node's raylet and everything on it; False: there is none."""
+        alive = [node for node in self._nodes if node.poll() is None]
+        if not alive:
+            return False
+        victim = chance.choice(alive)
+        family = psutil.Process(victim.pid).children(recursive=True)
+        for process in sorted(family, key=lambda process: "raylet" not in process.name()):
+            if runs(process):
+                process.kill()
+        victim.kill()
+        victim.wait()
+        self._nodes.remove(victim)
+        return True
+
+    def _start(self, *arguments: str, cpus: int) -> subprocess.Popen[bytes]:
+        local = ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+        ports = [f"--metrics-export-port={free_port('127.0.0.1')}"]
+        if "--head" in arguments:
+            ports += ["--include-dashboard=false", f"--ray-client-server-port={free_port('127.0.0.1')}"]
+        return subprocess.Popen(
+            [RAY, "start", *arguments, f"--num-cpus={cpus}", *local, *ports],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )

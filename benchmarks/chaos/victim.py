@@ -1,0 +1,147 @@
+"""A run that is hit: started, watched, struck, and started again when its driver was the victim."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from benchmarks.chaos.audit import Traces
+from benchmarks.chaos.faults import Fault, strike, wait_until
+from benchmarks.chaos.nodes import LocalCluster
+
+RUN_S = 1800.0
+"""Longest wait for a step, or for the end."""
+JOIN_S = 15.0
+"""Longest time after the death of a node until another one joins."""
+ENDED = {"kill": (-signal.SIGKILL,), "term": (128 + signal.SIGTERM,)}
+"""Exit status of a driver that was hit."""
+
+
+@dataclass
+class Hit:
+    """A fault that has happened."""
+
+    fault: str
+    step: int
+    """Steps that were done."""
+    recovery_s: float
+    """Until the next step, in seconds; of a driver from when it is started again."""
+
+
+@dataclass
+class Outcome:
+    """What became of a run that was hit."""
+
+    hits: list[Hit] = field(default_factory=list)
+    exit_s: list[float] = field(default_factory=list)
+    """From each SIGTERM to the driver's end, in seconds."""
+    wrong: list[str] = field(default_factory=list)
+    """What should be true of it and is not."""
+
+
+class Victim:
+    """One run."""
+
+    def __init__(
+        self, folder: Path, name: str, settings: dict[str, Any], cluster: LocalCluster | None, chance: random.Random
+    ) -> None:
+        """``cluster``: None: the run starts Ray by itself."""
+        self.folder = folder / "runs" / name
+        self._log, self._config = folder / f"{name}.log", folder / f"{name}.yaml"
+        self._config.write_text(yaml.safe_dump(settings))
+        self._cluster, self._chance = cluster, chance
+        self._traces = Traces()
+        self._outcome = Outcome()
+
+    def hit_by(self, faults: Sequence[Fault]) -> Outcome:
+        """Let the faults happen one after the other, and wait for the end."""
+        self._start()
+        for fault in faults:
+            at = self._steps() + self._chance.randint(1, 6)
+            if not wait_until(lambda at=at: self._steps() >= at, self._driver, RUN_S):  # type: ignore[misc]
+                break
+            time.sleep(self._chance.random())
+            self._traces.look(self._driver)
+            step = self._steps()
+            if not self._strike(fault):
+                continue
+            began, next_step = time.monotonic(), _NextStep(self)
+            if wait_until(next_step, self._driver, RUN_S):
+                self._outcome.hits.append(Hit(str(fault), step, time.monotonic() - began))
+        self._traces.look(self._driver)
+        self._note_end((0,))
+        self._outcome.wrong += self._traces.left()
+        return self._outcome
+
+    def _start(self, *changes: str) -> None:
+        command = [sys.executable, "-m", "cluster", "train", str(self._config), *changes]
+        if self._cluster:
+            command.append(f"cluster.address={self._cluster.address}")
+        environment = self._cluster.environment if self._cluster else dict(os.environ)
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self._driver = psutil.Process(self._process.pid)
+
+    def _strike(self, fault: Fault) -> bool:
+        if fault.part == "node":
+            return self._cluster is not None and self._kill_node(self._cluster)
+        if fault.part == "driver":
+            self._end_driver(fault)
+            return True
+        roots = self._cluster.roots if self._cluster else [self._driver]
+        return strike(fault, roots, self.folder / "checkpoints", self._chance)
+
+    def _end_driver(self, fault: Fault) -> None:
+        began = time.monotonic()
+        self._process.send_signal(signal.SIGKILL if fault.kind == "kill" else signal.SIGTERM)
+        self._note_end((*ENDED[fault.kind], 0))  # it may just have ended by itself
+        if fault.kind == "term":
+            self._outcome.exit_s.append(time.monotonic() - began)
+        actors, shards = self._chance.choice([1, 2, 3]), self._chance.choice([1, 2, 4])
+        self._start(f"generation.actors={actors}", f"buffer.shards={shards}")
+
+    def _kill_node(self, cluster: LocalCluster) -> bool:
+        if not cluster.kill_node(self._chance):
+            return False
+        time.sleep(self._chance.uniform(0.0, JOIN_S))
+        cluster.add()
+        return True
+
+    def _note_end(self, expected: tuple[int, ...]) -> None:
+        try:
+            status = self._process.wait(RUN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        if status not in expected:
+            last = self._log.read_text().strip().splitlines()[-1:]
+            self._outcome.wrong.append(f"ended with status {status}: {' '.join(last)}")
+
+    def _steps(self) -> int:
+        """The last step that is in the metrics; the file may be in the middle of a write."""
+        lines = self.folder / "metrics.jsonl"
+        return len(lines.read_text().splitlines()) if lines.exists() else 0
+
+
+class _NextStep:
+    """Whether a step was added since the last look; a new attempt first takes some away."""
+
+    def __init__(self, victim: Victim) -> None:
+        self._steps = partial(Victim._steps, victim)
+        self._seen = self._steps()
+
+    def __call__(self) -> bool:
+        before, self._seen = self._seen, self._steps()
+        return self._seen > before

@@ -33,7 +33,7 @@ ifeq ($(EXTRA),cpu)
 	  || $(BIN)/pip install -q --index-url https://download.pytorch.org/whl/cpu 'torch==$(TORCH)' \
 	  || { cat $(VENV)/torch.log >&2; exit 1; }
 endif
-	$(BIN)/pip install -q -e '.[$(EXTRA),dev,docs]'
+	$(BIN)/pip install -q -e '.[$(EXTRA),dev,docs,eval]'
 ifeq ($(EXTRA),cpu)
 	$(BIN)/pip uninstall -q -y $(UNWANTED)
 endif

@@ -183,7 +183,7 @@ def test_commands_and_options_in_running_text_exist(document: Path) -> None:
 
 def test_a_wrong_command_is_found() -> None:
     script = """
-    sapo trian configs/demo.yaml && sapo eval m
+    sapo trian configs/demo.yaml && sapo judge a.json
     ray job submit --workingdir . -- sapo stop   # two things
     ray stat
     python -m demon

@@ -22,6 +22,7 @@ from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
 from cluster.cli.export import export
 from cluster.cli.generate import generate
+from cluster.cli.judge import judge
 from cluster.cli.plan import plan
 from cluster.cli.recipes import recipes
 from cluster.cli.report import report
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "sft": sft,
     "eval": evaluate,
+    "judge": judge,
     "generate": generate,
     "actors": actors,
     "checkpoint": checkpoint,

@@ -37,7 +37,7 @@ def resolved(config: RunConfig, here: Path, home: Path | None) -> RunConfig:
         candidates = (base / _own(path) for base in places)
         return next((str(place) for place in candidates if place.exists()), path)
 
-    data, model = config.data, config.model
+    data, model, evaluation = config.data, config.model, config.evaluation
     return config.model_copy(
         update={
             "output_dir": str(output),
@@ -49,6 +49,7 @@ def resolved(config: RunConfig, here: Path, home: Path | None) -> RunConfig:
                     "chat_template": found(data.chat_template),
                 }
             ),
+            "evaluation": evaluation.model_copy(update={"prompts": found(evaluation.prompts)}),
             "model": model.model_copy(update={"path": found(model.path), "tokenizer": found(model.tokenizer)}),
         }
     )

@@ -13,6 +13,7 @@ from cluster.config.sections import (
     CheckpointConfig,
     ClusterConfig,
     DataConfig,
+    EvaluationConfig,
     LoggingConfig,
     RecoveryConfig,
     WeightsConfig,
@@ -65,6 +66,7 @@ class RunConfig(Section):
     ema: EmaConfig = EmaConfig()
     weights: WeightsConfig = WeightsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     logging: LoggingConfig = LoggingConfig()
     cluster: ClusterConfig = ClusterConfig()

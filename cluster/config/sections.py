@@ -205,6 +205,39 @@ class CheckpointConfig(Section):
     )
 
 
+class EvaluationConfig(Section):
+    """Evaluations beside a run, as `sapo eval --check` makes them, by an actor with an engine of its own."""
+
+    every: NonNegative = Field(
+        0,
+        description="Optimizer steps between evaluations; 0: none. A checkpoint is written for each, and for one more "
+        "at the end. One that is due while another is under way is skipped and counted.",
+    )
+    prompts: str | None = Field(None, description="JSON Lines with messages, instruction or prompt.")
+    check: str | None = Field(None, description="`module:function` from (prompt, response) to a number or bool.")
+    weights: Literal["ema", "policy"] = Field(
+        "ema", description="What is evaluated: the moving average, or the policy."
+    )
+    samples: Count = Field(4, description="Sampled responses per prompt, beside a greedy one.")
+    temperature: NonNegativeFloat = Field(0.7, description="Temperature of the sampled ones.")
+    max_tokens: Count = Field(256, description="Longest response.")
+    keep_best: Literal["greedy", "sampled"] | None = Field(
+        None,
+        description="Keep the checkpoint with the highest of this figure beside the newest ones; best.json names it.",
+    )
+    timeout_s: PositiveFloat = Field(
+        1800.0, description="Longest that an evaluation may take, its start included, in seconds; then it has failed."
+    )
+
+    @model_validator(mode="after")
+    def _validate_parts(self) -> EvaluationConfig:
+        if self.every and not (self.prompts and self.check):
+            raise ValueError(f"every {self.every}: evaluation.prompts and evaluation.check say on what; set both")
+        if not self.every and (given := [k for k in ("prompts", "check", "keep_best") if getattr(self, k)]):
+            raise ValueError(f"{given[0]}: nothing is evaluated while evaluation.every is 0; set it")
+        return self
+
+
 class RecoveryConfig(Section):
     """What is tried before failures end a run."""
 

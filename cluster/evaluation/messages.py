@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from cluster.evaluation.questions import Question
+
 
 @dataclass(frozen=True)
 class EvaluationJob:
@@ -28,6 +30,37 @@ class EvaluationJob:
     seed: int
     data: dict[str, Any] | None = None
     """Section ``data`` of a run's configuration, which says how conversations are rendered; None: the defaults."""
+
+
+@dataclass(frozen=True)
+class ResponsesJob:
+    """Questions whose responses are wanted."""
+
+    model: str
+    questions: list[Question]
+    max_tokens: int
+    """Longest response."""
+    seed: int
+    data: dict[str, Any] | None = None
+    """As of an ``EvaluationJob``."""
+
+
+@dataclass(frozen=True)
+class TasksJob:
+    """Tasks of lm-evaluation-harness that a model is scored on."""
+
+    model: str
+    tasks: list[str]
+    """Names, and folders of task files."""
+    few_shots: int | None
+    """None: what each task says."""
+    limit: int | None
+    """Questions of each task; None: all."""
+    chat_template: bool | None
+    """None: where the tokenizer has one."""
+    seed: int
+    responses: str | None
+    """File of responses that are scored in place of the model's."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +93,52 @@ class Rejection:
     """The line for the user."""
 
 
-Answer = Evaluation | Rejection
+@dataclass(frozen=True)
+class Responses:
+    """What a model says to questions."""
 
-_JOB: TypeAdapter[EvaluationJob] = TypeAdapter(EvaluationJob)
+    texts: list[list[str]]
+    """[questions][turns]"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a task says of a model."""
+
+    mean: float
+    error: float | None
+    """Standard error; None where the harness has none."""
+    samples: int | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.error is None else f"{self.mean:.3f} ± {self.error:.3f}"
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What lm-evaluation-harness says of a model."""
+
+    figures: dict[str, Figure]
+    """By ``task/metric``."""
+    chat_template: bool
+    """Whether questions were turns of a conversation."""
+    notes: list[str]
+    """What the harness warned of."""
+
+
+Job = EvaluationJob | ResponsesJob | TasksJob
+Answer = Evaluation | Responses | TaskScores | Rejection
+
+_JOB: TypeAdapter[Job] = TypeAdapter(Job)
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 
-def as_json(record: EvaluationJob | Answer) -> str:
+def as_json(record: Job | Answer) -> str:
     """One line."""
     return json.dumps(asdict(record))
 
 
-def read_job(text: str) -> EvaluationJob:
+def read_job(text: str) -> Job:
     """Raises:
     ValueError: ``text`` is no job.
     """

@@ -109,6 +109,23 @@ METRICS = (
         Metric(f"eval/{m.name}", "held-out rows", f"Held-out: {m.panel.lower()}", m.unit, f"Of held-out rows: {m.help}")
         for m in OBJECTIVE
     ),
+    *_metrics(
+        "evaluations",
+        "Evaluations",
+        "",
+        eval__greedy="Mean score of greedy responses of the newest evaluated checkpoint.",
+        eval__greedy_error="Standard error of it.",
+        eval__sampled="Mean score of its sampled responses.",
+        eval__sampled_error="Standard error of it.",
+    ),
+    *_metrics("evaluations", "Evaluated checkpoint", "steps", eval__step="Step of the newest evaluated checkpoint."),
+    *_totals(
+        "evaluations",
+        "Evaluations that were not made",
+        "",
+        eval__skipped="Checkpoints that were due while another was evaluated, of this attempt.",
+        eval__failed="Evaluations that failed, of this attempt.",
+    ),
     *_metrics("learner", "Gradient norm", "", grad_norm="Global norm of the gradient before clipping."),
     *_metrics("learner", "Learning rate", "", lr="Learning rate of the step."),
     *_totals(

@@ -33,6 +33,7 @@ from cluster.run.callbacks import (
     SamplesReport,
 )
 from cluster.run.checkpointer import Checkpointed, Checkpointer
+from cluster.run.evaluations import Evaluations
 from cluster.run.held_out import HeldOut
 from cluster.run.inputs import Inputs
 from cluster.run.interventions import Interventions
@@ -51,6 +52,7 @@ from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.actor_factory import ActorFactory, backend_of
 from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import open_control
+from cluster.workers.evaluator import EvaluatorFactory
 from cluster.workers.failure_policy import FailurePolicy
 from cluster.workers.inbox import Asked, Inbox
 from cluster.workers.learner_group import LearnerGroup, Ranks, WeightSync
@@ -98,7 +100,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         Stopped: the run was asked to end and has saved.
         Interrupted: it was asked to end at once.
     """
-    with ExitStack() as parts:
+    with ExitStack() as beside, ExitStack() as parts:
         activity = setting.log.activity
         inbox = Inbox(partial(open_control, setting.config.name), RayCalls(), setting.asked)
         parts.callback(inbox.close)
@@ -126,7 +128,9 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             every=config.logging.verdict_every,
             machine=MachineWatch(config, setting.hardware),
         )
-        callbacks = Callbacks([*_reports(setting, source, progress.step, parts), collector, closing], log)
+        evaluations = _evaluations(setting, beside)
+        reports = _reports(setting, source, progress.step, parts)
+        callbacks = Callbacks([*reports, evaluations, collector, closing], log)
         checkpointer = Checkpointer(
             config.checkpoint,
             setting.folder,
@@ -136,6 +140,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             callbacks.on_checkpoint,
             config.recovery.stall_s,
             log,
+            config.evaluation.every,
         )
         parts.callback(checkpointer.close)
         stop = StopRequest(log, config.checkpoint.grace_s)
@@ -148,12 +153,31 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
                 checkpointer,
                 callbacks,
                 held_out,
+                evaluations,
                 progress,
                 setting.total_steps,
                 interventions,
                 activity,
             )
+        parts.close()  # learner and actors do not wait for the last evaluation
+        evaluations.finish()
         return closing.closing
+
+
+def _evaluations(setting: Setting, beside: ExitStack) -> Evaluations:
+    """They end with ``beside``, after learner and actors."""
+    config = setting.config
+    evaluations = Evaluations(
+        config.evaluation,
+        setting.folder,
+        setting.folder.open_lines("evaluations.jsonl"),
+        EvaluatorFactory(config, setting.hardware, setting.label),
+        RayCalls(),
+        setting.total_steps,
+        setting.log.logger,
+    )
+    beside.callback(evaluations.close)
+    return evaluations
 
 
 def _collector(setting: Setting, inbox: Inbox, first_step: int) -> Collector:

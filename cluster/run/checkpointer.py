@@ -70,15 +70,18 @@ class Checkpointer:
         on_whole: Callable[[int, Path], None],
         stall_s: float,
         log: logging.Logger,
+        evaluated_every: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             on_whole: called with the step and the folder of each.
             stall_s: writing one is not given up sooner, in seconds.
+            evaluated_every: steps between checkpoints that are evaluated; 0: none is.
         """
         self._config, self._folder, self._group, self._source = config, folder, group, source
         self._content, self._on_whole, self._log, self._clock = content, on_whole, log, clock
+        self._evaluated_every = evaluated_every
         self._patience = Patience(stall_s)
         self._tokenizer_files: dict[str, bytes] = {}
         """Taken once; they do not change."""
@@ -86,9 +89,11 @@ class Checkpointer:
         self._last = clock()
 
     def due(self, step: int) -> bool:
-        """Whether the interval in steps or that in minutes is over at ``step``."""
+        """Whether the interval in steps or that in minutes is over at ``step``, or it is to be evaluated."""
         minutes = self._config.minutes
-        return is_due(step, self._config.every) or (minutes > 0 and self._clock() - self._last >= 60 * minutes)
+        if is_due(step, self._config.every) or is_due(step, self._evaluated_every):
+            return True
+        return minutes > 0 and self._clock() - self._last >= 60 * minutes
 
     def save(self, step: int, *, last: bool = False) -> None:
         """Take the checkpoint of ``step``, and wait for the one before if it is still being written.

@@ -16,6 +16,7 @@ from actors.plan import SHORT_MARGIN
 from buffer.snapshot import readable_state
 from cluster.config.paths import resolve_paths
 from cluster.config.run_config import RunConfig
+from cluster.evaluation.questions import read_questions
 from cluster.reports.services import validate_installed
 from cluster.run.inputs import Inputs, count_steps, read_inputs
 from cluster.run.model_check import check_config, check_inputs, check_shell
@@ -23,6 +24,7 @@ from cluster.run.resume_guard import validate_same_data, validate_same_run
 from cluster.storage.run_folder import FoundCheckpoint, RunFolder
 from cluster.storage.writable import validate_writable
 from contracts.errors import UserError
+from contracts.imports import import_function
 from learner.loss.objectives import resolve_objective
 from learner.model.adapters import adapted_layers, validate_applicable
 from learner.model.shell import Shell
@@ -31,7 +33,7 @@ from learner.zero.optim import total_steps_note
 
 MANY = 0.5
 """Share of responses that are rewritten whole above which that is said."""
-LINES = ("metrics.jsonl", "samples.jsonl", "skipped.jsonl")
+LINES = ("metrics.jsonl", "samples.jsonl", "skipped.jsonl", "evaluations.jsonl")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes
     if allow_changes and not folder.resumed:
         raise UserError("--allow-change: the run starts anew; it goes with --resume")
     _validate_objective(config)
+    _validate_evaluation(config)
     validate_installed(config.logging)
     shell, inputs, notes = model_and_inputs(config)
     total_steps = count_steps(config, inputs)
@@ -121,6 +124,14 @@ def _validate_objective(config: RunConfig) -> None:
     if objective.needs_reference and config.reference.mode == "none":
         name = config.objective.name
         raise UserError(f"reference.mode none: objective {name} needs one: initial, ema or policy")
+
+
+def _validate_evaluation(config: RunConfig) -> None:
+    """What needs no model; hours of training come before the first evaluation."""
+    evaluation = config.evaluation
+    if evaluation.every and evaluation.prompts and evaluation.check:
+        import_function(evaluation.check, "evaluation.check")
+        read_questions(Path(evaluation.prompts), "evaluation.prompts")
 
 
 def _on_segments(config: RunConfig, inputs: Inputs) -> list[str]:

@@ -70,13 +70,18 @@ def _inputs(config: RunConfig, inputs: Inputs, notes: tuple[str, ...]) -> list[s
 
 def _resources(config: RunConfig, *, learner: bool) -> str:
     if address := config.cluster.address or os.environ.get("RAY_ADDRESS"):
-        return f"needs {_needs(*demands(config, use_gpu=False, learner=learner))}; counted on the cluster at {address}"
+        needs = _needs(*demands(config, use_gpu=False, learner=learner)) + _beside(config)
+        return f"needs {needs}; counted on the cluster at {address}"
     hardware: Hardware = this_machine(config)
     require_room(config, hardware, logging.getLogger(__name__), learner=learner)
     ranks, actors = demands(config, use_gpu=hardware.use_gpu, learner=learner)
     here = f"{os.cpu_count()} CPUs, {hardware.gpus:g} GPUs"
     short = "" if needed_cpus(config) <= (os.cpu_count() or 1) else ": they will share cores"
-    return f"needs {_needs(ranks, actors)}; this machine has {here}{short}"
+    return f"needs {_needs(ranks, actors)}{_beside(config)}; this machine has {here}{short}"
+
+
+def _beside(config: RunConfig) -> str:
+    return ", and an evaluation actor beside them" if config.evaluation.every else ""
 
 
 def _needs(*of: Demand) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cluster.reports.activity import Activity
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
+from cluster.run.evaluations import Evaluations
 from cluster.run.held_out import HeldOut
 from cluster.run.interventions import Interventions
 from cluster.run.stopping import Stopped
@@ -29,6 +30,7 @@ def run_steps(
     checkpointer: Checkpointer,
     callbacks: Callbacks,
     held_out: HeldOut,
+    evaluations: Evaluations,
     progress: Progress,
     total_steps: int,
     interventions: Interventions,
@@ -57,6 +59,7 @@ def run_steps(
         metrics |= {"time/train_s": train_s, "time/learner_idle_s": idle_s, "time/step_s": time.monotonic() - started}
         with activity.doing("evaluate"):
             metrics |= held_out.metrics(step)
+        metrics |= evaluations.metrics()
         callbacks.on_step(StepResult(step, batch, metrics, done.margins))
         interventions.look(step, metrics)
         checkpointer.poll()

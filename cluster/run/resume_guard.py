@@ -14,6 +14,7 @@ from contracts.errors import UserError
 FREE = (
     "name",
     "output_dir",
+    "evaluation",
     "logging",
     "checkpoint",
     "cluster",

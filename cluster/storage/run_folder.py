@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.config.run_config import RunConfig
 from cluster.storage.checkpoints import CheckpointManifest, verify
@@ -32,6 +33,16 @@ class FoundCheckpoint:
         return self.manifest.step if self.manifest else 0
 
 
+class Best(BaseModel):
+    """What ``best.json`` says: the checkpoint with the highest of a figure."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    figure: str
+    mean: float
+
+
 class RunFolder:
     """``runs/NAME/`` on the machine of the driver."""
 
@@ -49,6 +60,8 @@ class RunFolder:
         if resume and self.newest_checkpoint() is None:
             raise UserError(f"{config.run_dir}: --resume, but it holds no whole checkpoint; start without --resume")
         self._newest = self.newest_checkpoint()
+        self.spared: set[Path] = set()
+        """Checkpoints in use, which ``prune`` leaves beside the best."""
         self._started = (self.path / "metrics.jsonl").exists() or self.newest_checkpoint() is not None
         self.resumed = self._started and (resume or (config.recovery.auto_resume and not overwrite))
         """Whether a run that is there is gone on with."""
@@ -123,11 +136,39 @@ class RunFolder:
                 folder.rename(aside)
 
     def prune(self, keep: int) -> None:
-        """Delete all but the newest ``keep`` checkpoints, and unfinished ones."""
+        """Delete all but the newest ``keep`` checkpoints, the best and those in use; and unfinished ones."""
+        left = self.spared | {self.best_checkpoint()}
         for folder in self._whole()[:-keep]:
-            shutil.rmtree(folder)
+            if folder not in left:
+                shutil.rmtree(folder)
         for folder in self.checkpoints.glob("step-*.tmp"):
             shutil.rmtree(folder)
+
+    def best(self) -> Best | None:
+        """The best checkpoint so far; None where none was named, or it is gone.
+
+        Raises:
+            UserError: best.json is damaged.
+        """
+        path = self.path / "best.json"
+        if not path.exists():
+            return None
+        try:
+            best = Best.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise UserError(f"{path}: damaged: {error.errors()[0]['msg']}; mend or delete it") from error
+        return best if self.checkpoint(best.step).exists() else None
+
+    def best_checkpoint(self) -> Path | None:
+        """Its folder."""
+        best = self.best()
+        return self.checkpoint(best.step) if best else None
+
+    def keep_best(self, step: int, figure: str, mean: float) -> None:
+        """Name the checkpoint of ``step`` the best, in place of the one before; a kill leaves one or the other."""
+        aside = self.path / "best.json.tmp"
+        aside.write_text(Best(step=step, figure=figure, mean=mean).model_dump_json(), encoding="utf-8")
+        aside.rename(self.path / "best.json")
 
     def _whole(self) -> list[Path]:
         return whole_checkpoints(self.checkpoints)

@@ -14,7 +14,7 @@ import ray
 from ray._private.state import state
 
 from cluster.config.run_config import RunConfig
-from cluster.workers.room import Bundle, Demand, Node, fits, shortage, times
+from cluster.workers.room import Bundle, Demand, Node, fits, may_hold, shortage, times
 from contracts.errors import UserError
 
 LARGE_BLOCKS = {
@@ -131,6 +131,11 @@ def actor_bundle(config: RunConfig, *, use_gpu: bool) -> Bundle:
     return bundle | {"GPU": gpus} if use_gpu else bundle
 
 
+def evaluator_bundle(*, use_gpu: bool) -> Bundle:
+    """Of the evaluation actor, which loads a model as ``sapo eval`` does."""
+    return {"CPU": 1.0} | ({"GPU": 1.0} if use_gpu else {})
+
+
 def demands(config: RunConfig, *, use_gpu: bool, learner: bool = True) -> tuple[Demand, Demand]:
     """Ranks and actors that a run starts with. ``learner``: False for generation alone."""
     ranks, actors = config.learner.ranks if learner else 0, config.generation.actors if config.method == "sapo" else 0
@@ -159,12 +164,30 @@ def require_room(config: RunConfig, hardware: Hardware, log: logging.Logger, *, 
         return
     missing = shortage(hardware.each_node, ranks, actors)
     if missing is None:
+        if learner and config.evaluation.every and not _fits_beside(hardware, ranks, actors):
+            log.warning(
+                "evaluation.every %d: no room for the evaluation actor beside ranks and actors, which needs %s; "
+                "evaluations wait for it, and are skipped meanwhile",
+                config.evaluation.every,
+                ", ".join(f"{amount:g} {name}" for name, amount in evaluator_bundle(use_gpu=hardware.use_gpu).items()),
+            )
         return
     if not hardware.local and _can_grow_to(ranks, actors):  # nothing adds nodes to a Ray of this process
         log.info("%s; waits for Ray's autoscaler", missing)
         return
     smaller = largest_division(config, hardware.each_node, use_gpu=hardware.use_gpu)
     raise UserError(f"cluster: {missing}" + (f"; e.g. {smaller}" if smaller else ""))
+
+
+def _fits_beside(hardware: Hardware, ranks: Demand, actors: Demand) -> bool:
+    """Whether some node has room for the evaluation actor when ranks and actors are placed."""
+    bundle = evaluator_bundle(use_gpu=hardware.use_gpu)
+    for place, node in enumerate(hardware.each_node):
+        left = {name: amount - bundle.get(name, 0.0) for name, amount in node.items()}
+        others = (*hardware.each_node[:place], left, *hardware.each_node[place + 1 :])
+        if may_hold(node, Demand("evaluator", "", 1, bundle)) and fits(others, ranks, actors):
+            return True
+    return False
 
 
 def _can_grow_to(ranks: Demand, actors: Demand) -> bool:
@@ -199,5 +222,6 @@ def spare_actors(config: RunConfig, *, use_gpu: bool) -> int:
 
 
 def needed_cpus(config: RunConfig) -> float:
-    """CPU cores that the run reserves: ranks and actors; buffer and control reserve none."""
-    return sum(demand.count * demand.bundle["CPU"] for demand in demands(config, use_gpu=False))
+    """CPU cores that the run reserves: ranks, actors, evaluation actor; buffer and control reserve none."""
+    beside = evaluator_bundle(use_gpu=False)["CPU"] if config.evaluation.every else 0.0
+    return beside + sum(demand.count * demand.bundle["CPU"] for demand in demands(config, use_gpu=False))

@@ -23,6 +23,7 @@ PANELS = (
     Panel("Loss", "", ("loss", "nll_loss")),
     Panel("Rewards", "nats × β", ("rewards/chosen", "rewards/rejected", "rewards/margins")),
     Panel("Reward accuracy", "share of pairs", ("rewards/accuracies",)),
+    Panel("Evaluations", "score", ("eval/greedy", "eval/sampled")),
     Panel(
         "Margins by region",
         "nats",

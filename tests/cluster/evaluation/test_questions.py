@@ -55,9 +55,12 @@ def test_tools_of_a_prompt_reach_the_template(demo_model: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({}, ":2: messages, or prompt as text, is expected; found the keys (none)"),
-        ({"question": "q"}, ":2: messages, or prompt as text, is expected; found the keys question"),
-        ({"prompt": ["q"]}, ":2: messages, or prompt as text, is expected; found a prompt that is not text"),
+        ({}, ":2: messages, or instruction or prompt as text, is expected; found the keys (none)"),
+        ({"question": "q"}, ":2: messages, or instruction or prompt as text, is expected; found the keys question"),
+        (
+            {"prompt": ["q"]},
+            ":2: messages, or instruction or prompt as text, is expected; found a prompt that is not text",
+        ),
         ({"messages": []}, ":2: no message before the response"),
         ({"messages": [ANSWER]}, ":2: no message before the response"),
         ({"messages": "q"}, ":2: a line whose messages is no list of {role, content}"),

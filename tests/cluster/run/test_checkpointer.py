@@ -90,7 +90,7 @@ def made(
         lambda step, folder: parts.whole.append((step, folder)),
         60.0,
         logging.getLogger("test"),
-        parts.clock,
+        clock=parts.clock,
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from cluster.config.loading import validate_config
 from cluster.config.run_config import RunConfig
 from cluster.run.train import RunResult, train
+from cluster.storage.json_lines import read_objects
 from cluster.storage.recording import read_batches
 from cluster.workers.control import Request, find_control
 from cluster.workers.ray_calls import NAMESPACE
@@ -85,13 +86,23 @@ def test_lockstep_is_the_same_on_two_actors_and_four_shards(lockstep, task, tmp_
     ]
 
 
-def test_resuming_lockstep_gives_the_run_that_would_have_been(lockstep, task, tmp_path):
+def test_resuming_lockstep_gives_the_run_that_would_have_been_and_evaluating_changes_nothing(lockstep, task, tmp_path):
     cut = tmp_path / "one"
     shutil.copytree(lockstep.folder, cut)
     shutil.rmtree(cut / "checkpoints" / f"step-{STEPS}")
-    resumed = train(config(task, tmp_path, "one"), resume=True)
-    assert metrics(resumed) == metrics(lockstep)
+    (tmp_path / "prompts.jsonl").write_text('{"instruction": "write 3 numbers with sum 12 ascending"}\n' * 2)
+    evaluation = {"prompts": str(tmp_path / "prompts.jsonl"), "check": "demo.task:check", "keep_best": "sampled"}
+    changes: dict[str, Any] = {"evaluation": {"every": 3, "max_tokens": 4} | evaluation, "checkpoint": {"keep": 1}}
+    resumed = train(config(task, tmp_path, "one", **changes), resume=True)
+    unchanged = [{k: v for k, v in line.items() if not k.startswith("eval/")} for line in metrics(resumed)]
+    assert unchanged == metrics(lockstep)
     assert same_weights(resumed, lockstep)
+    scored = read_objects(resumed.folder / "evaluations.jsonl", "greedy", "sampled")
+    assert [(line["step"], line["weights"], line["prompts"]) for line in scored] == [(6, "ema", 2), (STEPS, "ema", 2)]
+    best = json.loads((resumed.folder / "best.json").read_text())
+    assert best == {"step": 6, "figure": "sampled", "mean": scored[0]["sampled"]["mean"]} or best["step"] == STEPS
+    assert (resumed.folder / "checkpoints" / f"step-{best['step']}" / "ema").is_dir()
+    assert "failed" not in (resumed.folder / "run.log").read_text()
 
 
 def test_ranks_and_engines_that_take_turns_give_the_same_run(lockstep, task, tmp_path):

@@ -1,0 +1,1 @@
+"""Two models' responses compared by a judge: any server with OpenAI's chat API."""

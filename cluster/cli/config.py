@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, get_origin
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cluster.cli.arguments import Overrides
+from cluster.cli.output import Output
 from cluster.config.loading import load_config
 from cluster.config.run_config import RunConfig
 from cluster.config.validation_message import inner_section
 from cluster.storage.run_folder import as_yaml
 from contracts.section import Section
-
-COLUMNS = 160
-"""Width of the table where the output is no terminal."""
 
 
 def config(
@@ -37,7 +33,7 @@ def config(
             table.add_column(head, overflow="fold")
         for name, default, meaning in fields(RunConfig):
             table.add_row(name, default, meaning)
-        Console(width=None if sys.stdout.isatty() else COLUMNS).print(table)
+        Output().print(table)
         return
     loaded = load_config(config, overrides or [])
     print(as_yaml(loaded), end="")

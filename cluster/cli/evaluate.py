@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cluster.cli.arguments import DryRun
+from cluster.cli.output import Output
 from cluster.config.loading import load_config
 from cluster.config.paths import resolve_paths
 from cluster.config.sections import DataConfig
@@ -140,7 +140,7 @@ def evaluate(
         table.add_column(head)
     for model, result in results.items():
         table.add_row(model, str(result.greedy), str(result.sampled))
-    Console().print(table)
+    Output().print(table)
 
 
 def _only(modes: dict[str, Any]) -> str:
@@ -192,7 +192,7 @@ def _score(
         row = [scores.figures.get(name) for scores in results.values()]
         count = next((str(figure.samples) for figure in row if figure and figure.samples), "")
         table.add_row(name, count, *(str(figure) if figure else "" for figure in row))
-    Console().print(table)
+    Output().print(table)
     for model, scores in results.items():
         print(f"{model}: questions {'as turns of a conversation' if scores.chat_template else 'as plain text'}")
         for note in scores.notes:

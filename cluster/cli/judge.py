@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cluster.cli.arguments import DryRun
+from cluster.cli.output import Output
 from contracts.errors import UserError
 
 KEY = "OPENAI_API_KEY"
@@ -69,7 +69,7 @@ def judge(
         f"{result.characters:.0f} : {result.other_characters:.0f}",
         f"{result.first_place:.3f}",
     )
-    Console().print(table)
+    Output().print(table)
     if result.unpaired:
         print(f"{result.unpaired} responses left out: the other file has none to their instruction")
     if result.left_out:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cluster.cli.arguments import ConfigFile, Overrides
+from cluster.cli.output import Output
 from cluster.config.loading import load_config
 from contracts.errors import UserError
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from cluster.planning.plan import Machines, Plan, Split
     from cluster.planning.workload import Workload
 
-COLUMNS = 140
-"""Width of tables where the output is no terminal."""
 DOES_NOT_FIT = 1
 """Exit status."""
 SHOWN_SPLITS = 5
@@ -71,17 +69,17 @@ def plan(
         # Not a number of JSON's: a side that never comes to an end.
         print(json.dumps(facts | asdict(made)).replace("Infinity", "null"))
     else:
-        console = Console(width=None if sys.stdout.isatty() else COLUMNS, highlight=False)
-        console.print(
+        output = Output()
+        output.write_line(
             f"{run.model.path}: {shape.parameters / 1e6:,.1f} M parameters, {shape.trainable / 1e6:,.1f} M trained"
         )
-        console.print(
+        output.write_line(
             f"mean prompt {workload.prompt:.0f}, response {workload.response:.0f}, segment {workload.segment:.0f} "
             f"tokens: {note}"
         )
         speed = f"measured by {calibrate}" if calibrate else f"assumed for {kind}, not measured: --calibrate RUN"
-        console.print(f"speed: {speed}")
-        _print(console, run, made, machines)
+        output.write_line(f"speed: {speed}")
+        _print(output, run, made, machines)
     if made.own.wrong:
         sys.exit(DOES_NOT_FIT)
 
@@ -107,11 +105,11 @@ def _workload(run: RunConfig, prompt: float | None, response: float | None, rows
     return (replace(found, rows=rows) if rows else found), "; ".join(inputs.report)
 
 
-def _print(console: Console, run: RunConfig, made: Plan, machines: Machines) -> None:
-    console.print(_stages(made, run))
+def _print(output: Output, run: RunConfig, made: Plan, machines: Machines) -> None:
+    output.print(_stages(made, run))
     if made.engine:
         engine = made.engine
-        console.print(
+        output.write_line(
             f"engine: weights {_gib(engine.weights)}, KV cache {_gib(engine.kv_cache)} = "
             f"{engine.kv_cache / engine.kv_bytes_per_token:,.0f} tokens, {engine.concurrency} requests at once "
             f"(generation.max_concurrent_requests {run.generation.max_concurrent_requests})"
@@ -119,24 +117,24 @@ def _print(console: Console, run: RunConfig, made: Plan, machines: Machines) -> 
     store = "unknown without rows" if made.store_bytes is None else _gib(made.store_bytes)
     actor = f", an actor {_gib(made.actor_host_bytes)}" if made.engine else ""
     each = f"a rank {_gib(made.rank_host_bytes)}{actor}"
-    console.print(f"fullest node: host memory {_gib(made.host_bytes)} ({each}), object store {store}")
-    console.print(
+    output.write_line(f"fullest node: host memory {_gib(made.host_bytes)} ({each}), object store {store}")
+    output.write_line(
         f"disk: {_gib(made.checkpoint_bytes)} a checkpoint, {_gib(made.checkpoints_kept_bytes)} while one is written "
         f"(checkpoint.keep {run.checkpoint.keep})"
     )
-    console.print(_splits(made, run))
+    output.print(_splits(made, run))
     if made.own.wrong:
-        console.print(f"does not fit: {made.own.wrong}", style="bold red")
+        output.write_line(f"does not fit: {made.own.wrong}", style="bold red")
     best = made.best
     if best is not made.own and not best.wrong:
         gain = made.own.step.total_s / best.step.total_s if not made.own.wrong else None
         by = f", {gain:.2f} times as fast" if gain else ""
         actors = f" generation.actors={best.actors}" if run.method == "sapo" else ""
-        console.print(f"better: learner.ranks={best.ranks}{actors}{by}")
+        output.write_line(f"better: learner.ranks={best.ranks}{actors}{by}")
     if made.steps is None:
-        console.print("steps: unknown; give learner.steps or --rows")
+        output.write_line("steps: unknown; give learner.steps or --rows")
     else:
-        console.print(
+        output.write_line(
             f"run: {made.steps:,} steps, {_duration(made.seconds or 0.0)}, {made.trained_tokens or 0:,.0f} tokens "
             f"trained, {made.generated_tokens or 0:,.0f} generated"
         )

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from cluster.cli.output import Output
 from cluster.config.recipes import copy_recipes
 from cluster.config.recipes import recipes as all_recipes
-
-COLUMNS = 160
-"""Width of the table where the output is no terminal."""
 
 
 def recipes(
@@ -34,4 +30,4 @@ def recipes(
         table.add_column(head, overflow="fold")
     for recipe in all_recipes():
         table.add_row(recipe.name, recipe.gpus, recipe.purpose)
-    Console(width=None if sys.stdout.isatty() else COLUMNS, highlight=False, markup=False).print(table)
+    Output().print(table)

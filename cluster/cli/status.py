@@ -9,18 +9,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from cluster.cli.ask import Address
+from cluster.cli.output import Output
 from contracts.errors import UserError
 
 if TYPE_CHECKING:
     from cluster.status.board import Board
 
 EVERY_S = 1.0
-COLUMNS = 160
-"""Width where the output is no terminal."""
 
 
 def status(
@@ -42,7 +40,7 @@ def status(
 
     found = find_run(run, address)
     once = once or as_json or not sys.stdout.isatty()
-    console = Console(width=None if sys.stdout.isatty() else COLUMNS, highlight=False)
+    console = Output()
 
     def show(board: Board, *, live: bool) -> None:
         if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,12 +81,10 @@ def export(job: ExportJob) -> Exported:
 def _write(source: ExportSource, folder: Path, job: ExportJob) -> int:
     """Everything but the card; returns the bytes of the weights."""
     dtype = DTYPES[job.dtype] if job.dtype else None
-    for file in source.model.iterdir():
-        described = file.name == SAFE_WEIGHTS_INDEX_NAME or (
-            source.what is What.ADAPTER and (file.name in MODEL_FILES or file.suffix == ".py")
-        )
-        if file.is_file() and file.suffix != ".safetensors" and not described and file.name != CARD:
-            shutil.copyfile(file, folder / file.name)
+    for file in _beside_the_weights(source):
+        target = folder / file.relative_to(source.model)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
     if source.what is What.ADAPTER:
         values = read_json(source.adapter / ADAPTER_CONFIG)
         if job.extras.base_model:
@@ -95,6 +94,16 @@ def _write(source: ExportSource, folder: Path, job: ExportJob) -> int:
     if job.dtype:
         _declare(folder / "config.json", job.dtype)
     return copy_weights(source.model, folder, dtype, job.max_shard_size)
+
+
+def _beside_the_weights(source: ExportSource) -> Iterator[Path]:
+    """Configuration, tokenizer and chat templates, in folders too."""
+    for file in source.model.rglob("*"):
+        rewritten = file.suffix == ".safetensors" or file.name in (SAFE_WEIGHTS_INDEX_NAME, CARD)
+        whole_only = file.name in MODEL_FILES or file.suffix == ".py"
+        skipped = rewritten or source.adapter in file.parents or (source.what is What.ADAPTER and whole_only)
+        if file.is_file() and not skipped:
+            yield file
 
 
 def _declare(path: Path, dtype: str) -> None:

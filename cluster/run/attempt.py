@@ -253,6 +253,7 @@ def _start_rollouts(
         sync=WeightSync(ranks),
         inbox=inbox,
         fixed=config.cluster.colocate,
+        fewer_after_s=config.recovery.fewer_after_s,
     )
     parts.callback(pool.shutdown)
     pool.adopt(setting.survivors)

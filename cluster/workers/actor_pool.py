@@ -68,6 +68,10 @@ class ActorPool:
     clock: Callable[[], float] = time.monotonic
     fixed: bool = False
     """Each actor has its place beside a rank: no more and no fewer are wanted."""
+    fewer_after_s: float | None = None
+    """After the last actor lost its place, how long another one is waited for before the attempt ends, in seconds: the
+    next one may have fewer ranks. None: as long as for the first one."""
+    _had_place: bool = field(default=False, init=False)
     _held_back: bool = field(default=False, init=False)
     members: dict[str, Member] = field(default_factory=dict, init=False)
     _published: bool = field(default=False, init=False)
@@ -90,6 +94,7 @@ class ActorPool:
         for survivor in survivors:
             number = self._started
             self._started = max(number, int(survivor.name.rpartition("-")[2]) + 1)
+            self._had_place = True
             adoption = self.factory.adopt(survivor.process)
             self.members[survivor.name] = Member(
                 survivor.name, survivor.placement, adoption, self.clock(), survivor.worker, State.STARTING
@@ -213,6 +218,7 @@ class ActorPool:
 
         Raises:
             UserError: no actor could be placed in time, or too many failed.
+            WorkerFailure: the last actor's place is lost, and there may be one on fewer ranks' nodes.
         """
         done = self.calls.first_done([*calls, *self._awaited()], timeout_s)
         self._settle([call for call in done if call not in calls])
@@ -273,6 +279,7 @@ class ActorPool:
         return list(self.members.values())
 
     def _spawn(self, member: Member) -> None:
+        self._had_place = True
         member.state = State.STARTING
         member.worker = self.factory.spawn(member.name, member.placement)
         member.awaited = member.worker.call("ready")
@@ -342,7 +349,10 @@ class ActorPool:
         placing = [m for m in self.members.values() if m.state is State.PLACING]
         if not placing or len(placing) < len(self.members):
             return
-        if self.clock() - placing[0].since > self.start_timeout_s:
+        waited_s = self.clock() - placing[0].since
+        if self._had_place and self.fewer_after_s is not None and waited_s > self.fewer_after_s:
+            raise WorkerFailure(f"no place for any actor since {waited_s:.0f} s", died=True)
+        if waited_s > self.start_timeout_s:
             needs = placing[0].placement.bundles[0]
             raise UserError(
                 f"cluster: a generation actor needs {needs}, not placed within {self.start_timeout_s:g} s; {totals()} "

@@ -421,3 +421,21 @@ def test_a_change_that_the_loop_took_from_the_inbox_is_made_too():
     world.pool.inbox.poll()
     world.pool.first_done([], 0)
     assert list(world.pool.members) == ["actor-0", "actor-1"]
+
+
+def test_where_the_last_place_is_lost_and_fewer_are_allowed_the_attempt_ends():
+    world = World()
+    world.pool.fewer_after_s = 5.0
+    world.pool.add(1)
+
+    def pass_by(seconds: float) -> None:
+        world.now += seconds
+
+    pass_by(30.0)
+    world.pool.first_done([], 0)  # the first place may take its time: nodes are still joining
+    world.run("actor-0")
+    world.factory.workers["actor-0"].last("run").fail(DIED)
+    world.pool.poll()
+    world.calls.happening = [lambda: pass_by(3.0)] * 2
+    with pytest.raises(WorkerFailure, match="no place for any actor since 6 s"):
+        world.pool.wait_for_version(1)

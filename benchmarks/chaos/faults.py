@@ -44,6 +44,11 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.kind} {self.part}"
 
+    @property
+    def ends_attempt(self) -> bool:
+        """Whether what it hits can't be replaced beside the others. A step or two may come before that is noticed."""
+        return self.kind in ("kill", "stop", "damage") and self.part in ("rank", "coordinator", "shard")
+
 
 PROCESSES = ("rank", "actor", "coordinator", "shard")
 ALL = [

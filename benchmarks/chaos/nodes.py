@@ -20,14 +20,14 @@ from contracts.ports import free_port
 
 RAY = str(Path(sys.executable).parent / "ray")
 CPUS = 2
-"""Of each node but the head, which has none: it can't be killed, so nothing of a run is placed there."""
+"""Of each node, if not told otherwise. The head has none: it can't be killed, so nothing of a run is placed there."""
 
 
 class LocalCluster:
     """A head and some nodes, ended with the context."""
 
-    def __init__(self, nodes: int) -> None:
-        self._count = nodes
+    def __init__(self, nodes: int, cpus: int = CPUS) -> None:
+        self._count, self._cpus = nodes, cpus
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -41,8 +41,7 @@ class LocalCluster:
         self.environment.pop("RAY_ADDRESS", None)
         self._head = self._start("--head", f"--port={port}", f"--temp-dir={self._folder}", cpus=0)
         time.sleep(8.0)
-        for _ in range(self._count):
-            self.add()
+        self.fill()
         return self
 
     def __exit__(
@@ -59,7 +58,12 @@ class LocalCluster:
 
     def add(self) -> None:
         """Let a node join."""
-        self._nodes.append(self._start(f"--address={self.address}", cpus=CPUS))
+        self._nodes.append(self._start(f"--address={self.address}", cpus=self._cpus))
+
+    def fill(self) -> None:
+        """Let as many nodes join as are missing."""
+        for _ in range(self._count - len(self._nodes)):
+            self.add()
 
     def kill_node(self, chance: random.Random) -> bool:
         """SIGKILL to one node's raylet and everything on it; False: there is none."""

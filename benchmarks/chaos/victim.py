@@ -18,7 +18,7 @@ import psutil
 import yaml
 
 from benchmarks.chaos.audit import Traces, events
-from benchmarks.chaos.faults import Fault, strike, wait_until
+from benchmarks.chaos.faults import FULL_S, Fault, strike, wait_until
 from benchmarks.chaos.nodes import LocalCluster
 
 RUN_S = 1800.0
@@ -29,6 +29,10 @@ JOIN_S = 15.0
 """Longest time after the death of a node until another one joins."""
 ENDED = {"kill": (-signal.SIGKILL,), "term": (128 + signal.SIGTERM,)}
 """Exit status of a driver that was hit."""
+BY_ERROR = 2
+"""Exit status of a driver that says what is wrong."""
+FULL_DISK = "could not be written"
+"""And what it says when its disk is full."""
 
 
 @dataclass
@@ -52,6 +56,8 @@ class Outcome:
     hits: list[Hit] = field(default_factory=list)
     exit_s: list[float] = field(default_factory=list)
     """From each SIGTERM to the driver's end, in seconds."""
+    full: int = 0
+    """Times that it ended by itself, as its last checkpoint met a full disk; it was started again."""
     apart: dict[str, float] = field(default_factory=dict)
     """With other ranks than the undisturbed run: how far its last weights are from that run's, by `audit.distance`."""
     wrong: list[str] = field(default_factory=list)
@@ -104,7 +110,7 @@ class Victim:
             recovery_s = time.monotonic() - began if came else None
             self._outcome.hits.append(Hit(str(fault), step, recovery_s, os.getloadavg()[0]))
         self._traces.look(self._driver)
-        self._note_end((0,))
+        self._await_end()
         self._outcome.wrong += self._traces.left()
         return self._outcome
 
@@ -142,15 +148,30 @@ class Victim:
             cluster.add()
         return True
 
-    def _note_end(self, expected: tuple[int, ...]) -> None:
+    def _await_end(self) -> None:
+        """Wait until the run has made its last step; one that could not write its last checkpoint is started again."""
+        struck = sum(hit.fault.startswith("full") for hit in self._outcome.hits)
+        while self._note_end((0, BY_ERROR) if self._outcome.full < struck else (0,)) == BY_ERROR:
+            if FULL_DISK not in self._last_line():
+                self._outcome.wrong.append(f"ended with status {BY_ERROR}: {self._last_line()}")
+                return
+            self._outcome.full += 1
+            time.sleep(FULL_S)
+            self._start()
+
+    def _note_end(self, expected: tuple[int, ...]) -> int:
+        """The driver's status at its end; one that is not expected is wrong."""
         try:
             status = self._process.wait(RUN_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
         if status not in expected:
-            last = self._log.read_text().strip().splitlines()[-1:]
-            self._outcome.wrong.append(f"ended with status {status}: {' '.join(last)}")
+            self._outcome.wrong.append(f"ended with status {status}: {self._last_line()}")
+        return status
+
+    def _last_line(self) -> str:
+        return " ".join(self._log.read_text().strip().splitlines()[-1:])
 
     def _failed(self) -> int:
         """Attempts that have failed so far."""

@@ -54,8 +54,8 @@ def ray_session(config: ClusterConfig, needed_cpus: float, auth: str = "") -> It
 
 
 def _start(config: ClusterConfig, needed_cpus: float, folder: str) -> None:
-    """Tries again once. Ray gives its own processes 30 s, too few on a machine that is busy for a moment, as it is when a
-    killed run is started again."""
+    """Tries again once. Ray gives its own processes 30 s, too few on a machine that is busy for a moment, such as when
+    a killed run is started again."""
     start = partial(
         ray.init,
         address="local",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,18 @@ from contracts.ports import free_port
 RAY = str(Path(sys.executable).parent / "ray")
 CPUS = 2
 """Of each node, if not told otherwise. The head has none: it can't be killed, so nothing of a run is placed there."""
+
+
+HEAD_S = 300.0
+"""Longest wait for the head."""
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 class LocalCluster:
@@ -40,7 +53,11 @@ class LocalCluster:
         }
         self.environment.pop("RAY_ADDRESS", None)
         self._head = self._start("--head", f"--port={port}", f"--temp-dir={self._folder}", cpus=0)
-        time.sleep(8.0)
+        deadline = time.monotonic() + HEAD_S
+        while not _answers(port):
+            if self._head.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the head of the cluster does not answer at {self.address}")
+            time.sleep(0.5)
         self.fill()
         return self
 

@@ -17,6 +17,9 @@ from cluster.workers.resources import Hardware, connected_hardware
 from contracts.errors import LONGEST_REASON, UserError, first_line
 
 AUTH = "RAY_AUTH_MODE"
+QUIET = "RAY_IGNORE_UNHANDLED_ERRORS"
+"""Else Ray prints a traceback for each call of an attempt that ended while nobody waited for it any more. Why the
+attempt ended is said in a line, and run.log has its traceback."""
 CONNECT_S = 10.0
 """Longest wait for a cluster's port to answer."""
 
@@ -35,6 +38,7 @@ def ray_session(config: ClusterConfig, needed_cpus: float, auth: str = "") -> It
     if ray.is_initialized():
         yield connected_hardware(address or "this process", local=False)
         return
+    os.environ.setdefault(QUIET, "1")
     if address:
         if auth and not os.environ.get(AUTH):
             os.environ[AUTH] = auth

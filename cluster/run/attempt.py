@@ -61,6 +61,9 @@ from cluster.workers.member import Member
 from cluster.workers.ray_calls import NAMESPACE, RayCalls, WorkerFailure
 from cluster.workers.resources import Hardware
 
+TRIES = 4
+"""Waits of weights.timeout_s that a publication may take: joining and transferring, and both once more."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -256,6 +259,7 @@ def _start_rollouts(
         inbox=inbox,
         fixed=config.cluster.colocate,
         fewer_after_s=config.recovery.fewer_after_s,
+        send_limit_s=config.recovery.stall_s + TRIES * config.weights.timeout_s,
     )
     parts.callback(pool.shutdown)
     pool.adopt(setting.survivors)

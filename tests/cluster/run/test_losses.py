@@ -21,7 +21,7 @@ class Clock:
 def make(losses: Losses, clock: Clock, *steps: int, seconds: float = 1.0) -> None:
     for step in steps:
         clock.now += seconds
-        losses.on_step(StepResult(step, Batch([], {}), {"time/step_s": seconds}))
+        losses.on_step(StepResult(step, Batch([]), {"time/step_s": seconds}))
 
 
 def events(caplog: pytest.LogCaptureFixture) -> list[tuple[int, float, float]]:

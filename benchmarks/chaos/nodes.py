@@ -24,8 +24,10 @@ CPUS = 2
 """Of each node, if not told otherwise. The head has none: it can't be killed, so nothing of a run is placed there."""
 
 
-HEAD_S = 300.0
-"""Longest wait for the head."""
+JOIN_S = 300.0
+"""Longest wait for a node's port."""
+TRIES = 3
+"""Ray gives a node 30 s to start, too few on a busy machine."""
 
 
 def _answers(port: int) -> bool:
@@ -52,12 +54,7 @@ class LocalCluster:
             "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",
         }
         self.environment.pop("RAY_ADDRESS", None)
-        self._head = self._start("--head", f"--port={port}", f"--temp-dir={self._folder}", cpus=0)
-        deadline = time.monotonic() + HEAD_S
-        while not _answers(port):
-            if self._head.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the head of the cluster does not answer at {self.address}")
-            time.sleep(0.5)
+        self._head = self._start(port, "--head", f"--port={port}", f"--temp-dir={self._folder}", cpus=0)
         self.fill()
         return self
 
@@ -75,11 +72,13 @@ class LocalCluster:
 
     def add(self) -> None:
         """Let a node join."""
-        self._nodes.append(self._start(f"--address={self.address}", cpus=self._cpus))
+        port = free_port("127.0.0.1")
+        joined = self._start(port, f"--address={self.address}", f"--node-manager-port={port}", cpus=self._cpus)
+        self._nodes.append(joined)
 
     def fill(self) -> None:
         """Let as many nodes join as are missing."""
-        for _ in range(self._count - len(self._nodes)):
+        while len(self._nodes) < self._count:
             self.add()
 
     def kill_node(self, chance: random.Random) -> bool:
@@ -97,14 +96,24 @@ class LocalCluster:
         self._nodes.remove(victim)
         return True
 
-    def _start(self, *arguments: str, cpus: int) -> subprocess.Popen[bytes]:
+    def _start(self, port: int, *arguments: str, cpus: int) -> subprocess.Popen[bytes]:
+        """A node that answers at ``port``."""
         local = ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
         ports = [f"--metrics-export-port={free_port('127.0.0.1')}"]
         if "--head" in arguments:
             ports += ["--include-dashboard=false", f"--ray-client-server-port={free_port('127.0.0.1')}"]
-        return subprocess.Popen(
-            [RAY, "start", *arguments, f"--num-cpus={cpus}", *local, *ports],
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        for _ in range(TRIES):
+            node = subprocess.Popen(
+                [RAY, "start", *arguments, f"--num-cpus={cpus}", *local, *ports],
+                env=self.environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            deadline = time.monotonic() + JOIN_S
+            while node.poll() is None and time.monotonic() < deadline:
+                if _answers(port):
+                    return node
+                time.sleep(0.5)
+            if node.poll() is None:
+                end(node)
+        raise RuntimeError(f"a node of the cluster at {self.address} does not start")

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,8 +145,7 @@ class Victim:
         if not cluster.kill_node(self._chance):
             return False
         if self._rejoin:
-            time.sleep(self._chance.uniform(0.0, JOIN_S))
-            cluster.add()
+            threading.Timer(self._chance.uniform(0.0, JOIN_S), cluster.add).start()
         return True
 
     def _await_end(self) -> None:

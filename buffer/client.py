@@ -57,6 +57,8 @@ def as_draw(answer: DrawAnswer, shares: list[SlotPayloads]) -> Draw:
 
 ANSWER_S = 60.0
 """Longest wait for what coordinator and shards answer in milliseconds; Ray then raises ``GetTimeoutError``."""
+READ_S = 1800.0
+"""Longest wait until the shards have read a snapshot, however large."""
 
 
 @dataclass(frozen=True)
@@ -196,11 +198,11 @@ class ReplayBuffer:
         """
         folder = Path(folder)
         state = readable_state(folder, self.stats().capacity)
-        ray.get(self.coordinator.restore.remote(state, folder))
+        ray.get(self.coordinator.restore.remote(state, folder), timeout=READ_S)
 
     def close(self) -> None:
         """Wake all waiters: leases answer None, draws raise."""
-        ray.get(self.coordinator.close.remote())
+        ray.get(self.coordinator.close.remote(), timeout=ANSWER_S)
 
     def shutdown(self) -> None:
         for actor in (self.coordinator, *self.shards):

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from safetensors.numpy import load_file
 
 from benchmarks.chaos.faults import runs
 from buffer.snapshot import read_state
@@ -103,6 +105,22 @@ def _differences(run_dir: Path, peaceful: Path, steps: int) -> list[str]:
         if not (run_dir / file).exists() or (run_dir / file).read_bytes() != (peaceful / file).read_bytes():
             wrong.append(f"{half} differs from the undisturbed run's")
     return wrong
+
+
+def distance(run_dir: Path, peaceful: Path, steps: int) -> dict[str, float]:
+    """How far a run's last weights are from the undisturbed run's: the largest and the mean |difference|, and what the
+    largest weight is."""
+    file = f"checkpoints/step-{steps}/policy/model.safetensors"
+    ours, theirs = load_file(run_dir / file), load_file(peaceful / file)
+    apart = np.concatenate([np.abs(ours[name] - theirs[name]).ravel() for name in theirs])
+    largest = max(float(np.abs(weight).max()) for weight in theirs.values())
+    return {"largest": float(apart.max()), "mean": float(apart.mean()), "of": largest}
+
+
+def events(run_dir: Path, kind: str) -> int:
+    """How many events of a kind there were so far."""
+    path = run_dir / "events.jsonl"
+    return path.read_text().count(f'"event": "{kind}"') if path.exists() else 0
 
 
 def history(run_dir: Path) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,22 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks.chaos.audit import Traces
-from benchmarks.chaos.faults import Fault, strike, wait_until
+from benchmarks.chaos.audit import Traces, events
+from benchmarks.chaos.faults import FULL_S, Fault, strike, wait_until
 from benchmarks.chaos.nodes import LocalCluster
 
 RUN_S = 1800.0
 """Longest wait for a step, or for the end."""
+NOTICED_S = 300.0
+"""Longest wait until the run notices a death."""
 JOIN_S = 15.0
 """Longest time after the death of a node until another one joins."""
 ENDED = {"kill": (-signal.SIGKILL,), "term": (128 + signal.SIGTERM,)}
 """Exit status of a driver that was hit."""
+BY_ERROR = 2
+"""Exit status of a driver that says what is wrong."""
+FULL_DISK = "could not be written"
+"""And what it says when its disk is full."""
 
 
 @dataclass
@@ -36,8 +43,11 @@ class Hit:
     fault: str
     step: int
     """Steps that were done."""
-    recovery_s: float
-    """Until the next step, in seconds; of a driver from when it is started again."""
+    recovery_s: float | None
+    """Until the next step, in seconds, of a new attempt where one is due; of a driver from when it is started again.
+    None: the run ended before."""
+    load: float
+    """Processes that the machine would have run at that moment, on average over a minute."""
 
 
 @dataclass
@@ -47,6 +57,10 @@ class Outcome:
     hits: list[Hit] = field(default_factory=list)
     exit_s: list[float] = field(default_factory=list)
     """From each SIGTERM to the driver's end, in seconds."""
+    full: int = 0
+    """Times that it ended by itself, as its last checkpoint met a full disk; it was started again."""
+    apart: dict[str, float] = field(default_factory=dict)
+    """With other ranks than the undisturbed run: how far its last weights are from that run's, by `audit.distance`."""
     wrong: list[str] = field(default_factory=list)
     """What should be true of it and is not."""
 
@@ -55,13 +69,26 @@ class Victim:
     """One run."""
 
     def __init__(
-        self, folder: Path, name: str, settings: dict[str, Any], cluster: LocalCluster | None, chance: random.Random
+        self,
+        folder: Path,
+        name: str,
+        settings: dict[str, Any],
+        cluster: LocalCluster | None,
+        chance: random.Random,
+        changes: Mapping[str, Sequence[int]],
+        *,
+        rejoin: bool = True,
     ) -> None:
-        """``cluster``: None: the run starts Ray by itself."""
+        """
+        Args:
+            cluster: None: the run starts Ray by itself.
+            changes: config keys, and what each of them may be after the driver was ended.
+            rejoin: another node joins after one was killed.
+        """
         self.folder = folder / "runs" / name
         self._log, self._config = folder / f"{name}.log", folder / f"{name}.yaml"
         self._config.write_text(yaml.safe_dump(settings))
-        self._cluster, self._chance = cluster, chance
+        self._cluster, self._chance, self._changes, self._rejoin = cluster, chance, changes, rejoin
         self._traces = Traces()
         self._outcome = Outcome()
 
@@ -74,14 +101,17 @@ class Victim:
                 break
             time.sleep(self._chance.random())
             self._traces.look(self._driver)
-            step = self._steps()
+            step, failed = self._steps(), self._failed()
             if not self._strike(fault):
                 continue
-            began, next_step = time.monotonic(), _NextStep(self)
-            if wait_until(next_step, self._driver, RUN_S):
-                self._outcome.hits.append(Hit(str(fault), step, time.monotonic() - began))
+            began = time.monotonic()
+            if fault.ends_attempt:
+                wait_until(lambda failed=failed: self._failed() > failed, self._driver, NOTICED_S)  # type: ignore[misc]
+            came = wait_until(_NextStep(self), self._driver, RUN_S)
+            recovery_s = time.monotonic() - began if came else None
+            self._outcome.hits.append(Hit(str(fault), step, recovery_s, os.getloadavg()[0]))
         self._traces.look(self._driver)
-        self._note_end((0,))
+        self._await_end()
         self._outcome.wrong += self._traces.left()
         return self._outcome
 
@@ -109,25 +139,44 @@ class Victim:
         self._note_end((*ENDED[fault.kind], 0))  # it may just have ended by itself
         if fault.kind == "term":
             self._outcome.exit_s.append(time.monotonic() - began)
-        actors, shards = self._chance.choice([1, 2, 3]), self._chance.choice([1, 2, 4])
-        self._start(f"generation.actors={actors}", f"buffer.shards={shards}")
+        self._start(*(f"{key}={self._chance.choice(values)}" for key, values in self._changes.items()))
 
     def _kill_node(self, cluster: LocalCluster) -> bool:
         if not cluster.kill_node(self._chance):
             return False
-        time.sleep(self._chance.uniform(0.0, JOIN_S))
-        cluster.add()
+        if self._rejoin:
+            threading.Timer(self._chance.uniform(0.0, JOIN_S), cluster.add).start()
         return True
 
-    def _note_end(self, expected: tuple[int, ...]) -> None:
+    def _await_end(self) -> None:
+        """Wait until the run has made its last step; one that could not write its last checkpoint is started again."""
+        struck = sum(hit.fault.startswith("full") for hit in self._outcome.hits)
+        while self._note_end((0,), FULL_DISK if self._outcome.full < struck else None):
+            self._outcome.full += 1
+            time.sleep(FULL_S)
+            self._start()
+
+    def _note_end(self, expected: tuple[int, ...], allowed: str | None = None) -> bool:
+        """Wait for the driver's end. A status that is not expected is wrong, unless its last line says ``allowed``;
+        whether it did."""
         try:
             status = self._process.wait(RUN_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        if status not in expected:
-            last = self._log.read_text().strip().splitlines()[-1:]
-            self._outcome.wrong.append(f"ended with status {status}: {' '.join(last)}")
+        if status in expected:
+            return False
+        if allowed and status == BY_ERROR and allowed in self._last_line():
+            return True
+        self._outcome.wrong.append(f"ended with status {status}: {self._last_line()}")
+        return False
+
+    def _last_line(self) -> str:
+        return " ".join(self._log.read_text().strip().splitlines()[-1:])
+
+    def _failed(self) -> int:
+        """Attempts that have failed so far."""
+        return events(self.folder, "attempt failed")
 
     def _steps(self) -> int:
         """The last step that is in the metrics; the file may be in the middle of a write."""

@@ -38,6 +38,7 @@ from cluster.run.held_out import HeldOut
 from cluster.run.inputs import Inputs
 from cluster.run.interventions import Interventions
 from cluster.run.loop import Progress, run_steps
+from cluster.run.losses import Losses
 from cluster.run.machine import MachineWatch
 from cluster.run.skips import SkippedBatches, Skips
 from cluster.run.stopping import StopRequest
@@ -60,6 +61,9 @@ from cluster.workers.member import Member
 from cluster.workers.ray_calls import NAMESPACE, RayCalls, WorkerFailure
 from cluster.workers.resources import Hardware
 
+TRIES = 4
+"""Waits of weights.timeout_s that a publication may take: joining and transferring, and both once more."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -74,6 +78,7 @@ class Setting:
     policy: FailurePolicy
     metrics: RayMetrics
     """On Ray's metrics port."""
+    losses: Losses
     adapters: Adapters | None = None
     """What is published to the actors, where it is not whole weights."""
     survivors: list[Member] = field(default_factory=list)
@@ -130,7 +135,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         )
         evaluations = _evaluations(setting, beside)
         reports = _reports(setting, source, progress.step, parts)
-        callbacks = Callbacks([*reports, evaluations, collector, closing], log)
+        callbacks = Callbacks([*reports, evaluations, collector, closing, setting.losses], log)
         checkpointer = Checkpointer(
             config.checkpoint,
             setting.folder,
@@ -253,6 +258,8 @@ def _start_rollouts(
         sync=WeightSync(ranks),
         inbox=inbox,
         fixed=config.cluster.colocate,
+        fewer_after_s=config.recovery.fewer_after_s,
+        send_limit_s=config.recovery.stall_s + TRIES * config.weights.timeout_s,
     )
     parts.callback(pool.shutdown)
     pool.adopt(setting.survivors)

@@ -16,6 +16,7 @@ from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, run_attempt
 from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
+from cluster.run.losses import Losses
 from cluster.run.shrinking import fitted
 from cluster.run.stopping import ended_by_sigterm
 from cluster.storage.environment import write_environment
@@ -99,7 +100,9 @@ def train(
         policy = FailurePolicy(limits, config.inserts_per_step)
         metrics = RayMetrics(config.name)
         log.logger.addHandler(EventCounts(metrics))
-        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy, metrics, run.adapters)
+        setting = Setting(
+            config, folder, inputs, total_steps, hardware, log, policy, metrics, Losses(log.logger), run.adapters
+        )
         stack.callback(end_all, setting.survivors)
         try:
             closing = _attempts(setting, run.checkpoint, Progress(run.first_step))
@@ -159,6 +162,7 @@ def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path
         checkpoint.name if checkpoint else "the start",
         extra={"event": "attempt failed", "reached": reached, "step": progress.step},
     )
+    setting.losses.failed(progress.step)
     _rewind(setting.folder, progress.step)
     time.sleep(decision.pause_s)
     return checkpoint

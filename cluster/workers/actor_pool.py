@@ -68,6 +68,13 @@ class ActorPool:
     clock: Callable[[], float] = time.monotonic
     fixed: bool = False
     """Each actor has its place beside a rank: no more and no fewer are wanted."""
+    fewer_after_s: float | None = None
+    """After the last actor lost its place, how long another one is waited for before the attempt ends, in seconds: the
+    next one may have fewer ranks. None: as long as for the first one."""
+    send_limit_s: float = float("inf")
+    """Longest wait for a publication, in seconds. The sender limits each transfer by itself, unless it stands still."""
+    _sending_since: float = field(default=0.0, init=False)
+    _had_place: bool = field(default=False, init=False)
     _held_back: bool = field(default=False, init=False)
     members: dict[str, Member] = field(default_factory=dict, init=False)
     _published: bool = field(default=False, init=False)
@@ -90,6 +97,7 @@ class ActorPool:
         for survivor in survivors:
             number = self._started
             self._started = max(number, int(survivor.name.rpartition("-")[2]) + 1)
+            self._had_place = True
             adoption = self.factory.adopt(survivor.process)
             self.members[survivor.name] = Member(
                 survivor.name, survivor.placement, adoption, self.clock(), survivor.worker, State.STARTING
@@ -167,6 +175,9 @@ class ActorPool:
         self._held_back = True
         sleeping = [(m, m.process.call("sleep")) for m in self.all_members()]
         for member, call in sleeping:
+            if not self.calls.first_done([call], self.stall_s):
+                self.replace(member, f"no answer to sleep within {self.stall_s:.0f} s")
+                continue
             try:
                 self.calls.answer(call)
             except WorkerFailure as failure:
@@ -213,9 +224,12 @@ class ActorPool:
 
         Raises:
             UserError: no actor could be placed in time, or too many failed.
+            WorkerFailure: the last actor's place is lost, and there may be one on fewer ranks' nodes; or the sender
+                of weights stands still.
         """
         done = self.calls.first_done([*calls, *self._awaited()], timeout_s)
         self._settle([call for call in done if call not in calls])
+        self._validate_sent()
         self._validate_placed()
         self._replace_stalled()
         return [call for call in done if call in calls]
@@ -233,6 +247,7 @@ class ActorPool:
         for call in done:
             if call in self._sends:
                 self._sends.remove(call)
+                self._sending_since = self.clock()
                 self._acknowledge(self.calls.answer(call))
             elif self.inbox and call == self.inbox.awaited:
                 self.inbox.take()
@@ -273,6 +288,7 @@ class ActorPool:
         return list(self.members.values())
 
     def _spawn(self, member: Member) -> None:
+        self._had_place = True
         member.state = State.STARTING
         member.worker = self.factory.spawn(member.name, member.placement)
         member.awaited = member.worker.call("ready")
@@ -291,6 +307,8 @@ class ActorPool:
 
     def _send(self) -> None:
         assert self.sync is not None
+        if not self._sends:
+            self._sending_since = self.clock()
         # The group serves its calls in order: a newcomer that it was told of before gets what is sent now.
         self._sends.append(self.sync.send())
 
@@ -337,12 +355,20 @@ class ActorPool:
             elif change < 0:
                 self.remove(-change)
 
+    def _validate_sent(self) -> None:
+        """A run does not wait for ever for weights that nobody sends."""
+        if self._sends and (waited_s := self.clock() - self._sending_since) > self.send_limit_s:
+            raise WorkerFailure(f"rank 0 has sent no weights within {waited_s:.0f} s", died=True)
+
     def _validate_placed(self) -> None:
         """A run without any actor that has its place does not wait for ever."""
         placing = [m for m in self.members.values() if m.state is State.PLACING]
         if not placing or len(placing) < len(self.members):
             return
-        if self.clock() - placing[0].since > self.start_timeout_s:
+        waited_s = self.clock() - placing[0].since
+        if self._had_place and self.fewer_after_s is not None and waited_s > self.fewer_after_s:
+            raise WorkerFailure(f"no place for any actor since {waited_s:.0f} s", died=True)
+        if waited_s > self.start_timeout_s:
             needs = placing[0].placement.bundles[0]
             raise UserError(
                 f"cluster: a generation actor needs {needs}, not placed within {self.start_timeout_s:g} s; {totals()} "

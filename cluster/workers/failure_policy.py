@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from itertools import takewhile
 
 from contracts.errors import UserError
 
@@ -68,6 +69,10 @@ class Limits:
     backoff_s: float = 2.0
     """Pause before a new attempt; doubled for each one in the window."""
     longest_backoff_s: float = 120.0
+    errors_at_a_step: int = 2
+    """Attempts in a row that may not end at one step, if the last one raised an error: nobody was killed."""
+    deaths_at_a_step: int = 3
+    """The same, if a process of the last one was gone: nodes may be taken away twice at one step by chance."""
 
 
 class FailurePolicy:
@@ -104,10 +109,11 @@ class FailurePolicy:
         return Decision(Action.RETRY)
 
     def _on_attempt(self, event: AttemptFailed) -> Decision:
-        again = event.step in self._attempts_failed
         recent = self._within(self._attempts_failed, event.step)
-        # What raises before the first step or twice at one step is no accident of the machines.
-        hopeless = again or (event.step == 0 and not event.died)
+        here = len(list(takewhile(lambda step: step == event.step, reversed(self._attempts_failed))))
+        # What raises before the first step, or again and again at one step, is no accident of the machines.
+        limit = self._limits.deaths_at_a_step if event.died else self._limits.errors_at_a_step
+        hopeless = here >= limit or (event.step == 0 and not event.died)
         if not hopeless and recent <= self._limits.restarts:
             self.restarted += 1
             pause_s = self._limits.backoff_s * 2 ** (recent - 1)

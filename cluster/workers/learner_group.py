@@ -197,7 +197,7 @@ class LearnerGroup:
             rank.call("evaluate", [pairs[i] for i in share], len(pairs), chosen_only)
             for rank, share in zip(self._ranks, shares, strict=True)
         ]
-        found: dict[str, float] = wait_for_all(calls, self._calls)[0]
+        found: dict[str, float] = self._answers("evaluate", calls)[0]
         return found
 
     def stage(self, version: int) -> None:

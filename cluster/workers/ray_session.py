@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
@@ -16,6 +17,9 @@ from cluster.workers.resources import Hardware, connected_hardware
 from contracts.errors import LONGEST_REASON, UserError, first_line
 
 AUTH = "RAY_AUTH_MODE"
+QUIET = "RAY_IGNORE_UNHANDLED_ERRORS"
+"""Else Ray prints a traceback for each call of an attempt that ended while nobody waited for it any more. Why the
+attempt ended is said in a line, and run.log has its traceback."""
 CONNECT_S = 10.0
 """Longest wait for a cluster's port to answer."""
 
@@ -34,6 +38,7 @@ def ray_session(config: ClusterConfig, needed_cpus: float, auth: str = "") -> It
     if ray.is_initialized():
         yield connected_hardware(address or "this process", local=False)
         return
+    os.environ.setdefault(QUIET, "1")
     if address:
         if auth and not os.environ.get(AUTH):
             os.environ[AUTH] = auth
@@ -53,20 +58,28 @@ def ray_session(config: ClusterConfig, needed_cpus: float, auth: str = "") -> It
 
 
 def _start(config: ClusterConfig, needed_cpus: float, folder: str) -> None:
-    try:
-        ray.init(
-            address="local",
-            num_cpus=config.cpus or max(os.cpu_count() or 1, int(needed_cpus + 0.999)),
-            include_dashboard=config.dashboard,
-            dashboard_host="127.0.0.1",
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-            object_store_memory=config.object_store_bytes,
-            log_to_driver=config.actor_output,
-            logging_level="ERROR",
-        )
-    except Exception as error:  # a port, memory, a time-out: Ray raises bare exceptions here
-        raise UserError(f"cluster: Ray could not be started on this machine: {first_line(error)}") from error
+    """Tries again once. Ray gives its own processes 30 s, too few on a machine that is busy for a moment, such as when
+    a killed run is started again."""
+    start = partial(
+        ray.init,
+        address="local",
+        num_cpus=config.cpus or max(os.cpu_count() or 1, int(needed_cpus + 0.999)),
+        include_dashboard=config.dashboard,
+        dashboard_host="127.0.0.1",
+        _node_ip_address="127.0.0.1",
+        _temp_dir=folder,
+        object_store_memory=config.object_store_bytes,
+        log_to_driver=config.actor_output,
+        logging_level="ERROR",
+    )
+    for last in (False, True):
+        try:
+            start()
+            return
+        except Exception as error:  # a port, memory, a time-out: Ray raises bare exceptions here
+            ray.shutdown()
+            if last:
+                raise UserError(f"cluster: Ray could not be started on this machine: {first_line(error)}") from error
 
 
 def _join(address: str, config: ClusterConfig) -> None:

@@ -13,6 +13,7 @@ from cluster.config.run_config import RunConfig
 from cluster.reports.run_log import RunLog
 from cluster.run import train as module
 from cluster.run.loop import Progress
+from cluster.run.losses import Losses
 from cluster.storage.checkpoints import write_manifest
 from cluster.storage.json_lines import JsonLines
 from cluster.storage.run_folder import RunFolder
@@ -31,7 +32,9 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     log = RunLog("r")
     log.keep(folder.path)
     monkeypatch.setattr(module, "_on_what_is_left", lambda setting: setting)
-    yield SimpleNamespace(folder=folder, log=log, policy=FailurePolicy(Limits(restarts=2, backoff_s=0.0)))
+    yield SimpleNamespace(
+        folder=folder, log=log, policy=FailurePolicy(Limits(restarts=2, backoff_s=0.0)), losses=Losses(log.logger)
+    )
     log.close()
 
 

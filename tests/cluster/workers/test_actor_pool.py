@@ -356,6 +356,17 @@ def test_on_shared_gpus_a_new_engine_starts_when_the_learner_has_left():
     assert world.states()["actor-2"] is State.JOINING
 
 
+def test_on_shared_gpus_an_engine_that_does_not_go_to_sleep_is_replaced():
+    world = World()
+    world.pool.add(2)
+    world.run("actor-0", "actor-1")
+    sleeping(world, "actor-0")  # the other one never answers
+    world.calls.happening = [lambda: None]
+    world.pool.clear_gpus()
+    assert world.states() == {"actor-0": State.RUNNING, "actor-2": State.PLACING}
+    assert world.factory.workers["actor-1"].killed
+
+
 def test_the_number_of_actors_on_shared_gpus_stays(caplog):
     world = World(mailbox=True)
     world.pool.fixed = True
@@ -421,3 +432,43 @@ def test_a_change_that_the_loop_took_from_the_inbox_is_made_too():
     world.pool.inbox.poll()
     world.pool.first_done([], 0)
     assert list(world.pool.members) == ["actor-0", "actor-1"]
+
+
+def test_where_the_last_place_is_lost_and_fewer_are_allowed_the_attempt_ends():
+    world = World()
+    world.pool.fewer_after_s = 5.0
+    world.pool.add(1)
+
+    def pass_by(seconds: float) -> None:
+        world.now += seconds
+
+    pass_by(30.0)
+    world.pool.first_done([], 0)  # the first place may take its time: nodes are still joining
+    world.run("actor-0")
+    world.factory.workers["actor-0"].last("run").fail(DIED)
+    world.pool.poll()
+    world.calls.happening = [lambda: pass_by(3.0)] * 2
+    with pytest.raises(WorkerFailure, match="no place for any actor since 6 s"):
+        world.pool.wait_for_version(1)
+
+
+def test_a_sender_that_stands_still_ends_the_attempt_and_one_that_is_slow_does_not():
+    world = World()
+    world.pool.send_limit_s = 100.0
+    world.pool.add(1)
+    world.run("actor-0")
+
+    def pass_by(seconds: float) -> None:
+        world.now += seconds
+
+    assert world.sync
+    for _ in range(2):  # each publication has the whole time
+        world.pool.publish()
+        pass_by(80.0)
+        world.pool.first_done([], 0)
+        world.acknowledge("actor-0", version=1)
+    world.pool.publish()
+    pass_by(101.0)
+    with pytest.raises(WorkerFailure, match="rank 0 has sent no weights within 101 s") as failure:
+        world.pool.first_done([], 0)
+    assert failure.value.died

@@ -50,12 +50,22 @@ def test_each_new_attempt_within_the_window_waits_twice_as_long_up_to_a_limit():
     assert [policy.decide(attempt(step)).pause_s for step in range(5)] == [2.0, 4.0, 8.0, 10.0, 10.0]
 
 
-def test_dying_twice_at_the_same_step_ends_the_run_with_the_reason():
+def test_dying_three_times_in_a_row_at_the_same_step_ends_the_run_with_the_reason():
     policy = FailurePolicy(Limits(restarts=5))
-    assert policy.decide(attempt(5)).action is Action.RESTART
+    assert actions(policy, attempt(5), attempt(5)) == [Action.RESTART] * 2
     decision = policy.decide(attempt(5))
     assert decision.action is Action.RAISE
-    assert str(decision.error) == "the run failed 2 times at step 5: a rank died"
+    assert str(decision.error) == "the run failed 3 times at step 5: a rank died"
+
+
+def test_an_error_that_comes_back_at_the_same_step_ends_the_run_at_once():
+    policy = FailurePolicy(Limits(restarts=5))
+    assert actions(policy, attempt(5), attempt(5, died=False)) == [Action.RESTART, Action.RAISE]
+
+
+def test_a_run_that_was_hit_elsewhere_meanwhile_is_not_stuck_at_a_step():
+    policy = FailurePolicy(Limits(restarts=99))
+    assert actions(policy, *[attempt(step) for step in (5, 9) * 5]) == [Action.RESTART] * 10
 
 
 def test_what_raises_before_the_first_step_ends_the_run_and_later_it_is_tried_again():

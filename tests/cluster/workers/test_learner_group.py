@@ -81,6 +81,12 @@ def test_the_ranks_meet_where_rank_0_says_and_load_before_they_set_up():
         assert met == [("rendezvous", ("10.0.0.1", 1234)), ("load_weights", ()), ("setup", ())]
 
 
+def test_a_rank_that_stands_still_while_held_out_rows_are_scored_is_given_up() -> None:
+    stopped = Rank("rank-0", evaluate=Rank.NEVER, stacks="in a collective")
+    with pytest.raises(WorkerFailure, match="rank-0: no answer to evaluate"):
+        group(stopped, Rank("rank-1", evaluate={"loss": 1.0}), stall_s=0.02).evaluate(pairs(1, 2), chosen_only=False)
+
+
 def test_a_rank_that_stands_still_while_the_model_is_loaded_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STACKS_S", 0.05)
     stopped = Rank("rank-0", address=("10.0.0.1", 1234), load_weights=Rank.NEVER, stacks=Rank.NEVER)

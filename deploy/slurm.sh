@@ -30,7 +30,7 @@ srun ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES
   sapo train configs/mistral-7b-dpo-2-nodes.yaml \
   "output_dir=$PWD/runs" "cluster.address=$head:$port" recovery.auto_resume=true &
 step=$!
-trap 'sapo stop --run mistral-7b-dpo-2-nodes --address "$head:$port"' TERM
+trap 'sapo stop --run mistral-7b-dpo-2-nodes --address "$head:$port" || true' TERM
 while kill -0 "$step" 2>/dev/null; do
   wait "$step" || true
 done

@@ -98,7 +98,7 @@ def evaluate(
             "config": (config, ("check", "write")),
         },
     )
-    if tasks:
+    if tasks is not None:
         _score(models, tasks, few_shots, limit, chat_template, as_json=as_json, dry_run=dry_run)
         return
     if prompts is None:

@@ -15,7 +15,7 @@ class Output(Console):
     """Standard output. Texts come from users' files and paths: brackets in them are no markup."""
 
     def __init__(self) -> None:
-        super().__init__(width=None if sys.stdout.isatty() else COLUMNS, highlight=False, markup=False)
+        super().__init__(width=None if sys.stdout.isatty() else COLUMNS, highlight=False, markup=False, emoji=False)
 
     def write_line(self, text: str, style: str | Style | None = None) -> None:
         """One line, however long: only the terminal itself may break it."""

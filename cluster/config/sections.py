@@ -27,7 +27,7 @@ RESERVED_VARIABLES = {
 class DataSourceConfig(Section):
     """One dataset of a run that learns from several."""
 
-    path: str = Field(description="File, folder or hub name, as data.path.")
+    path: str = Field(min_length=1, description="File, folder or hub name, as data.path.")
     split: str = Field("train", description="Split, where the dataset has several.")
     weight: PositiveFloat = Field(1.0, description="Share of the rows drawn that are of this dataset, relative.")
 

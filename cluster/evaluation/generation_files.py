@@ -88,8 +88,10 @@ def validate_writable(out: Path) -> None:
     """Before an engine works for nothing.
 
     Raises:
-        UserError: the folder is not there, or not writable.
+        UserError: the file is there already, or its folder is not there or not writable.
     """
+    if out.is_file():
+        raise UserError(f"--out {out}: is there already; give a file that is not")
     if not os.access(out.absolute().parent, os.W_OK) or out.is_dir():
         raise UserError(f"--out {out}: can't be written there; name a file in a folder that exists")
 

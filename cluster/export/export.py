@@ -98,11 +98,12 @@ def _write(source: ExportSource, folder: Path, job: ExportJob) -> int:
 
 def _beside_the_weights(source: ExportSource) -> Iterator[Path]:
     """Configuration, tokenizer and chat templates, in folders too."""
-    for file in source.model.rglob("*"):
+    listed = sorted(source.checkpoint / name for name in source.manifest.files)
+    for file in listed:  # what else lies there has no checksum
         rewritten = file.suffix == ".safetensors" or file.name in (SAFE_WEIGHTS_INDEX_NAME, CARD)
         whole_only = file.name in MODEL_FILES or file.suffix == ".py"
         skipped = rewritten or source.adapter in file.parents or (source.what is What.ADAPTER and whole_only)
-        if file.is_file() and not skipped:
+        if source.model in file.parents and not skipped:
             yield file
 
 

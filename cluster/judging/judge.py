@@ -99,6 +99,15 @@ class Judge:
             raise UserError(
                 f"--judge-url {self._url}: {first_line(error)}; the same command goes on from here"
             ) from error
+        except ValueError as error:
+            raise self._other_api(first_line(error)) from error
+        if not hasattr(reply, "choices"):
+            raise self._other_api(f"{str(reply):.80}")
         answer = (reply.choices[0].message.content if reply.choices else None) or ""
         self._judgements.add(key, read_verdict(answer), answer)
         return None
+
+    def _other_api(self, said: str) -> UserError:
+        return UserError(
+            f"--judge-url {self._url}: the answer is not of OpenAI's chat API ({said}); mostly it ends in /v1"
+        )

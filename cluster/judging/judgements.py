@@ -28,6 +28,8 @@ class Judgements:
         Raises:
             UserError: a line is no judgement.
         """
+        if path.is_dir():
+            raise UserError(f"--judgements {path}: is a folder; name a file")
         self._lock = Lock()
         self._verdicts = {}
         for line in read_objects(path, "key", "verdict"):

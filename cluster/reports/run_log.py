@@ -24,7 +24,7 @@ class RunLog:
     tracebacks, events.jsonl what a program may want to read."""
 
     def __init__(self, name: str) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, emoji=False)
         self.logger = logging.getLogger(f"sapo.run.{name}.{id(self)}")
         self.logger.setLevel(logging.DEBUG)
         self.logger.propagate = False

@@ -65,7 +65,7 @@ class Evaluations(Callback):
         self._calls, self._last, self._log, self._clock = calls, total_steps, log, clock
         self._worker: Worker | None = None
         self._running: Running | None = None
-        self._skipped = self._failed = 0
+        self._skipped = self._failed = self._scored = 0
         self._begun: set[int] = set()
         self._fresh: Metrics = {}
 
@@ -95,10 +95,17 @@ class Evaluations(Callback):
     def finish(self) -> None:
         """Wait for what is under way, and for the last checkpoint; learner and actors have ended before."""
         try:
+            if self._running:
+                self._log.info("the run has ended; the evaluation of step %d goes on", self._running.step)
             self._wait()
             if self._config.every and self._last not in self._begun:
+                self._log.info("the run has ended; the evaluation of step %d, the last, begins", self._last)
                 self._begin(self._last, self._folder.checkpoint(self._last))
                 self._wait()
+            if self._failed and not self._scored:
+                self._log.warning(
+                    "none of %d evaluations came to an end: no figure, and no best checkpoint", self._failed
+                )
         except (OSError, UserError) as error:
             self._log.warning("the last evaluation could not be kept: %s", first_line(error))
 
@@ -143,7 +150,7 @@ class Evaluations(Callback):
         self._failed += 1
         self._fresh["eval/failed"] = float(self._failed)
         self._log.warning(
-            "evaluation of step %d failed (%s); %d of this attempt have",
+            "evaluation of step %d failed (%s); failed so far: %d",
             running.step,
             reason,
             self._failed,
@@ -161,6 +168,7 @@ class Evaluations(Callback):
         self._running = None
 
     def _note(self, step: int, result: Evaluation) -> None:
+        self._scored += 1
         figures = {"greedy": result.greedy, "sampled": result.sampled}
         self._fresh["eval/step"] = float(step)
         for name, share in figures.items():

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Say = Callable[[str, str], str | int]
-"""From (response A, response B) to the judge's answer, or to the status of a failure."""
+Say = Callable[[str, str], str | int | bytes]
+"""From (response A, response B) to the judge's answer, to the status of a failure, or to a body of another API."""
 
 
 class JudgeServer(ThreadingHTTPServer):
@@ -44,8 +44,13 @@ class _Handler(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": said}
         reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
         reply["choices"] = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        if isinstance(said, bytes):
+            return self._reply(200, said)
         status = said if isinstance(said, int) else 200
         data = json.dumps({"error": {"message": "too long"}} if isinstance(said, int) else reply).encode()
+        return self._reply(status, data)
+
+    def _reply(self, status: int, data: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

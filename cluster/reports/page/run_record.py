@@ -97,6 +97,7 @@ def read_run(folder: Path) -> RunRecord:
         missing = "is empty" if (folder / "metrics.jsonl").exists() else "is missing"
         raise UserError(f"{folder / 'metrics.jsonl'}: {missing}: no step of the run is done, or it is no run folder")
     steps, columns = _columns(metrics, folder / "metrics.jsonl")
+    columns |= _evaluations(folder / "evaluations.jsonl", steps)
     return RunRecord(
         path=folder,
         steps=steps,
@@ -118,6 +119,19 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _evaluations(path: Path, steps: NDArray[np.int64]) -> dict[str, Series]:
+    """Scores at the steps of their checkpoints. metrics.jsonl has them where they came in, and lacks those that came in
+    after the last step."""
+    columns: dict[str, Series] = {}
+    for line in read_objects(path, "step"):
+        for name in ("greedy", "sampled"):
+            share = line.get(name)
+            if isinstance(share, dict) and isinstance(share.get("mean"), int | float):
+                column = columns.setdefault(f"eval/{name}", np.full(len(steps), np.nan))
+                column[steps == line["step"]] = share["mean"]
+    return columns
 
 
 def _columns(metrics: list[dict[str, Any]], path: Path) -> tuple[NDArray[np.int64], dict[str, Series]]:

@@ -33,7 +33,7 @@ def test_alpaca_evals_file_has_the_instruction_as_it_was_asked(tmp_path: Path, m
     rows = written(tmp_path / "g.json", prompts, "alpaca-eval")
     assert rows[0] == {"dataset": "d", "instruction": "i", "output": "i@0", "generator": "mine"}
     assert rows[1]["instruction"] == USER["content"]
-    assert written(tmp_path / "g.json", prompts, "alpaca-eval", temperature=0.5)[0]["output"] == "i@0.5"
+    assert written(tmp_path / "w.json", prompts, "alpaca-eval", temperature=0.5)[0]["output"] == "i@0.5"
 
 
 def test_mt_benchs_file_has_two_turns_at_the_temperature_of_the_category(
@@ -50,6 +50,10 @@ def test_what_cannot_be_written_is_said_before_an_engine_starts(tmp_path: Path) 
     prompts = prompts_file(tmp_path, {"instruction": "i"})
     with pytest.raises(UserError, match="name a file in a folder that exists"):
         written(tmp_path / "none" / "g.json", prompts, "alpaca-eval")
+    (tmp_path / "there.json").write_text("mine")
+    with pytest.raises(UserError, match=r"--out .*there\.json: is there already"):
+        written(tmp_path / "there.json", prompts, "alpaca-eval")
+    assert (tmp_path / "there.json").read_text() == "mine"
 
 
 def test_a_plan_leaves_room_for_every_turn(demo_model: str, tmp_path: Path) -> None:

@@ -166,6 +166,11 @@ def test_all_chat_templates_of_a_tokenizer_are_exported(without_adapter: Path, t
     assert any("tool_use" in file for file in written.files)
 
 
+def test_a_file_that_the_checkpoint_does_not_list_stays_behind(without_adapter: Path, tmp_path: Path) -> None:
+    (without_adapter / "checkpoints" / "step-20" / "policy" / "planted.py").write_text("import os")
+    assert "planted.py" not in run_export(without_adapter, tmp_path / "out").files
+
+
 def test_values_that_float16_cannot_hold_are_not_made_infinite(without_adapter: Path, tmp_path: Path) -> None:
     checkpoint = without_adapter / "checkpoints" / "step-20"
     model = load(checkpoint / "policy")

@@ -40,6 +40,20 @@ def test_each_question_is_asked_once_and_never_again(tmp_path: Path) -> None:
         assert len(server.requests) == 6, "other settings are another question"
 
 
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b'"text"', b""])
+def test_a_server_of_another_api_is_one_line(tmp_path: Path, body: bytes) -> None:
+    with (
+        judge_server(lambda *_: body) as server,
+        pytest.raises(UserError, match="the answer is not of OpenAI's chat API"),
+    ):
+        ask(server.url, tmp_path / "j", PAIRS[0])
+
+
+def test_a_folder_holds_no_judgements(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        Judgements(tmp_path)
+
+
 def test_fields_of_the_request_are_the_users(tmp_path: Path) -> None:
     with judge_server(longer) as server:
         ask(server.url, tmp_path / "j", PAIRS[0], max_tokens=None, max_completion_tokens=9, top_k=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ def test_metrics_are_columns_with_nan_where_a_step_has_none(tmp_path: Path) -> N
     np.testing.assert_allclose(run.columns["loss"], 1 / np.arange(1, 6))
     assert np.isnan(run.columns["pairs/identical_fraction"]).tolist() == [True, *[False] * 4]
     assert np.isnan(run.column("no/such")).all()
+
+
+def test_scores_stand_at_the_steps_of_their_checkpoints(tmp_path: Path) -> None:
+    """Also those that came in after the last step, which metrics.jsonl can't have."""
+    folder = make_run(tmp_path / "r", steps=5)
+    lines = [{"step": step, "greedy": {"mean": step / 10, "error": 0.1}} for step in (2, 5)]
+    (folder / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    column = read_run(folder).columns["eval/greedy"]
+    np.testing.assert_array_equal(column, [np.nan, 0.2, np.nan, np.nan, 0.5])
 
 
 def test_the_log_is_what_an_operator_would_read(tmp_path: Path) -> None:

@@ -109,7 +109,8 @@ def _write(model: str, folder: Path) -> Path:
 
 def _train(config: Path, steps: int) -> dict[str, int]:
     """Peak bytes by class of process."""
-    changes = [f"learner.steps={steps}", "checkpoint.minutes=0"]
+    # One in the middle: a run's largest moment is a step beside the copy of a checkpoint.
+    changes = [f"learner.steps={steps}", f"checkpoint.every={steps // 2}", "checkpoint.minutes=0"]
     command = [sys.executable, "-m", "cluster", "train", str(config), *changes, "--overwrite"]
     running = subprocess.Popen(command)
     peaks: dict[str, int] = {}
@@ -130,7 +131,9 @@ def _sizes(pid: int) -> list[tuple[str, int]]:
             title = " ".join(child.cmdline())
             if title.startswith("ray::"):
                 memory = child.memory_info()
-                found.append((title.removeprefix("ray::").split(".")[0].split()[0], memory.rss - memory.shared))
+                # ray::NAME:CLASS.METHOD while it works, ray::CLASS between calls
+                kind = title.removeprefix("ray::").rpartition(":")[2].split(".")[0].split()[0]
+                found.append((kind, memory.rss - memory.shared))
     except psutil.Error:  # it has ended meanwhile
         pass
     return found
@@ -143,7 +146,7 @@ def _compare(model: str, path: Path, run: Path, peaks: dict[str, int], factors: 
     seconds = read_run(run).column("time/step_s")[WARM_STEPS:]
     return Compared(
         model,
-        (rank_host_bytes(config, shape, use_gpu=False) / GIB, peaks["LearnerRank"] / GIB),
+        (rank_host_bytes(config, shape, workload, use_gpu=False) / GIB, peaks["LearnerRank"] / GIB),
         (actor_host_bytes(config, shape, workload, use_gpu=False) / GIB, peaks["GenerationActor"] / GIB),
         (config.learner.batch_size / planned.total_s, config.learner.batch_size / float(seconds.mean())),
     )

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cluster.reports.duration import duration, speed
 from cluster.status.board import ActorLine, Board
+from cluster.status.recent import STEPS
 
 STALE_S = 15.0
 """Age of a board from which on it is said."""
@@ -50,13 +51,14 @@ def render(board: Board, *, live: bool, clock: Callable[[], float] = time.time) 
     Args:
         live: the run goes on.
     """
-    parts: list[RenderableType] = [_head(board, live=live, now=clock()), _learner(board)]
+    parts: list[RenderableType] = [_head(board, live=live, now=clock())]
+    if board.bottleneck:
+        parts.append(Text(f"balance: {board.bottleneck}", style="bold"))
+    parts.append(_learner(board))
     if board.buffer:
         parts.append(_buffer(board))
     if board.actors:
         parts.append(_actors(board))
-    if board.bottleneck:
-        parts.append(Text(f"balance: {board.bottleneck}", style="bold"))
     if board.sample:
         parts.append(_sample(board))
     if board.events:
@@ -86,8 +88,11 @@ def _head(board: Board, *, live: bool, now: float) -> Text:
 
 
 def _learner(board: Board) -> RenderableType:
-    idle = "  ".join(f"{cause} {share:.0%}" for cause, share in board.learner_idle.items())
-    rows = [("learner", _figures(board, FIGURES)), ("its waiting", idle), ("weights", _figures(board, STALENESS))]
+    longest_first = sorted(board.learner_idle.items(), key=lambda cause: -cause[1])
+    waited = "  ".join(f"{cause} {share:.0%}" for cause, share in longest_first)
+    if waited:
+        waited += f"  of the last {STEPS} steps' time"
+    rows = [("learner", _figures(board, FIGURES)), ("waited for", waited), ("weights", _figures(board, STALENESS))]
     table = Table.grid(padding=(0, 2))
     for label, text in rows:
         if text:

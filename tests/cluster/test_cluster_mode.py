@@ -106,6 +106,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         )
         for port, has in zip(metrics[1:], ({"trainer": 1}, {"engines": 4}), strict=True)
     ]
+    wait_until(lambda: answers(f"http://127.0.0.1:{agent}/api/local_raylet_healthz"), 120, "agent that takes jobs")
     yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{page}", tuple(metrics), environment)
     for node in reversed(nodes):
         node.send_signal(signal.SIGTERM)

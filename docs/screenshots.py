@@ -30,8 +30,8 @@ PICTURES = HERE / "pictures"
 STEPS_FIRST = 60
 """Steps after which the run is looked at: curves have a shape, the bottleneck report has been made."""
 START_S = 600.0
-COLORS = 64
-"""Of a picture: pages are few colours and text."""
+COLORS = 256
+"""Of a picture, those of thin curves among them."""
 STATUS_COLUMNS = 124
 
 
@@ -74,7 +74,10 @@ def _look(run: Path) -> None:
     subprocess.run([sys.executable, "-m", "cluster", "report", str(run)], check=True, cwd=HERE.parent)
     report = (run / "report.html").absolute().as_uri()
     page(report, PICTURES / "report.png", width=1200, height=1500)
-    page(report, PICTURES / "report-phone.png", width=500, height=1100)
+    frame = run / "frame.html"
+    # Chromium has no window of less than 500 pixels.
+    frame.write_text(f'<body style="margin:0"><iframe src="{report}" width=390 height=900 style="border:0"></iframe>')
+    page(frame.absolute().as_uri(), PICTURES / "report-phone.png", width=390, height=900)
 
 
 def _status(name: str, out: Path) -> None:
@@ -101,7 +104,8 @@ def page(address: str, out: Path, *, width: int, height: int) -> None:
                 "--disable-gpu",
                 "--hide-scrollbars",
                 f"--user-data-dir={profile}",
-                f"--window-size={width},{height}",
+                "--allow-file-access-from-files",
+                f"--window-size={max(width, 500)},{height}",
                 "--virtual-time-budget=10000",
                 f"--screenshot={out}",
                 address,
@@ -110,7 +114,8 @@ def page(address: str, out: Path, *, width: int, height: int) -> None:
             capture_output=True,
             timeout=300,
         )
-    Image.open(out).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(out, optimize=True)
+    taken = Image.open(out).convert("RGB").crop((0, 0, width, height))
+    taken.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, optimize=True)
     print(f"wrote {out.relative_to(HERE.parent)}, {out.stat().st_size // 1000} kB")
 
 

@@ -99,6 +99,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         start(
             f"--address=127.0.0.1:{gcs}",
             f"--metrics-export-port={port}",
+            # Two that start at once would give their sockets the same names.
+            f"--raylet-socket-name={folder}/raylet-{port}",
+            f"--plasma-store-socket-name={folder}/store-{port}",
             has=has,
             environment=environment,
             log=logs / f"node-{port}.log",

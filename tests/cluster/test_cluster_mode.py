@@ -240,19 +240,18 @@ def queries() -> list[str]:
 
 def look_from(cluster: Cluster, node: str, folder: Path) -> dict[str, Any]:
     """What ``sapo status`` says in a job that runs on a node which has ``node``."""
-    submit = [RAY, "job", "submit", f"--address={cluster.dashboard}", "--submission-id=look"]
-    status = [sys.executable, "-m", "cluster", "status", "--json", "--address", cluster.gcs]
-    looked = subprocess.run(
-        [*submit, f"--entrypoint-resources={json.dumps({node: 0.01})}", "--", *status],
-        cwd=folder,
+    said = folder / "board.json"
+    look = f"{sys.executable} -m cluster status --json --address {cluster.gcs} > {said}.part && mv {said}.part {said}"
+    submit = [RAY, "job", "submit", f"--address={cluster.dashboard}", "--submission-id=look", "--no-wait"]
+    subprocess.run(
+        [*submit, f"--entrypoint-resources={json.dumps({node: 0.01})}", "--", "bash", "-c", look],
         env=cluster.environment,
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert looked.returncode == 0, looked.stdout + looked.stderr
-    (line,) = [line for line in looked.stdout.splitlines() if line.startswith("{")]
-    board: dict[str, Any] = json.loads(line)
+    wait_until(said.exists, 120, "answer of sapo status")
+    board: dict[str, Any] = json.loads(said.read_text())
     return board
 
 

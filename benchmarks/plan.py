@@ -1,15 +1,17 @@
 """``sapo plan`` against what runs take: memory of a rank and an actor, pairs a second; three models on CPU.
 
-    python -m benchmarks.plan [--models 3M 30M 110M] [--steps 12]
+    python -m benchmarks.plan [--models 3M 30M 110M] [--steps 12] [--folder FOLDER]
 
 Each run trains on rows as long as short conversations (benchmarks/conversations.py), overlapped, one rank and one
 actor. Memory is the peak of a process as the kernel has it, without what it shares. Speed is predicted with the
-factors of the first model's run.
+factors of the first model's run. With --folder the runs are kept, and those that are there are compared without being
+run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -51,14 +53,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     found: list[Compared] = []
-    with tempfile.TemporaryDirectory(prefix="bench-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-plan-") as temporary:
+        folder = arguments.folder or Path(temporary)
         factors: Calibration | None = None
         for model in arguments.models:
-            config = _write(model, Path(folder) / model)
-            peaks = _train(config, arguments.steps)
-            run = Path(folder) / model / "runs" / "plan"
+            config, run = folder / model / "conversations.yaml", folder / model / "runs" / "plan"
+            peaks = _peaks(model, folder / model, arguments.steps)
             factors = factors or calibrate(run, DEVICES["cpu"], None)
             found.append(_compare(model, config, run, peaks, factors))
             print(found[-1], flush=True)
@@ -72,9 +75,18 @@ def _cells(pair: tuple[float, float]) -> str:
     return f"{planned:.2f} planned, {measured:.2f} measured ({planned / measured - 1:+.0%})"
 
 
+def _peaks(model: str, folder: Path, steps: int) -> dict[str, int]:
+    """Of a run in ``folder``, which is made unless it is there."""
+    noted = folder / "peaks.json"
+    if not noted.exists():
+        noted.write_text(json.dumps(_train(_write(model, folder), steps)))
+    found: dict[str, int] = json.loads(noted.read_text())
+    return found
+
+
 def _write(model: str, folder: Path) -> Path:
     """A config of one rank and one actor for a model of that size."""
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     config = Path(conversations.write("conversations", folder))
     hidden, layers, heads, intermediate = SHAPES[model]
     with_random_weights(
@@ -97,7 +109,9 @@ def _write(model: str, folder: Path) -> Path:
 
 def _train(config: Path, steps: int) -> dict[str, int]:
     """Peak bytes by class of process."""
-    command = [sys.executable, "-m", "cluster", "train", str(config), f"learner.steps={steps}", "checkpoint.minutes=0"]
+    # One in the middle: a run's largest moment is a step beside the copy of a checkpoint.
+    changes = [f"learner.steps={steps}", f"checkpoint.every={steps // 2}", "checkpoint.minutes=0"]
+    command = [sys.executable, "-m", "cluster", "train", str(config), *changes, "--overwrite"]
     running = subprocess.Popen(command)
     peaks: dict[str, int] = {}
     while running.poll() is None:
@@ -117,7 +131,9 @@ def _sizes(pid: int) -> list[tuple[str, int]]:
             title = " ".join(child.cmdline())
             if title.startswith("ray::"):
                 memory = child.memory_info()
-                found.append((title.removeprefix("ray::").split(".")[0].split()[0], memory.rss - memory.shared))
+                # ray::NAME:CLASS.METHOD while it works, ray::CLASS between calls
+                kind = title.removeprefix("ray::").rpartition(":")[2].split(".")[0].split()[0]
+                found.append((kind, memory.rss - memory.shared))
     except psutil.Error:  # it has ended meanwhile
         pass
     return found
@@ -130,7 +146,7 @@ def _compare(model: str, path: Path, run: Path, peaks: dict[str, int], factors: 
     seconds = read_run(run).column("time/step_s")[WARM_STEPS:]
     return Compared(
         model,
-        (rank_host_bytes(config, shape, use_gpu=False) / GIB, peaks["LearnerRank"] / GIB),
+        (rank_host_bytes(config, shape, workload, use_gpu=False) / GIB, peaks["LearnerRank"] / GIB),
         (actor_host_bytes(config, shape, workload, use_gpu=False) / GIB, peaks["GenerationActor"] / GIB),
         (config.learner.batch_size / planned.total_s, config.learner.batch_size / float(seconds.mean())),
     )

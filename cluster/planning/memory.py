@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cluster.config.run_config import RunConfig
 from cluster.planning.model_shape import ModelShape
-from cluster.planning.workload import Workload
+from cluster.planning.workload import Workload, fullest_batch_tokens
 from learner.zero.optim import effective_zero_stage
 
 GIB = 2**30
@@ -90,10 +90,13 @@ def dtype_bytes(config: RunConfig) -> int:
     return 2 if config.model.dtype == "bfloat16" else 4
 
 
-def rank_memory(config: RunConfig, shape: ModelShape, ranks: int, *, stage: int | None = None) -> RankMemory:
+def rank_memory(
+    config: RunConfig, shape: ModelShape, ranks: int, workload: Workload | None = None, *, stage: int | None = None
+) -> RankMemory:
     """Of one of ``ranks`` ranks.
 
     Args:
+        workload: None takes full rows, of ``learner.tokens_per_batch`` tokens.
         stage: of ZeRO; default: the config's.
     """
     learner = config.learner if stage is None else config.learner.model_copy(update={"zero_stage": stage})
@@ -108,6 +111,7 @@ def rank_memory(config: RunConfig, shape: ModelShape, ranks: int, *, stage: int 
     if zero >= 3:
         gathering += size * (shape.largest + min(PREFETCH_ELEMENTS, shape.parameters))
     copied = config.reference.mode != "none" and not (frozen and config.reference.mode == "initial")
+    tokens = row_tokens(config, ranks, workload)
     return RankMemory(
         weights=size * weight_share,
         gradients=4 * gradient_share,
@@ -116,20 +120,26 @@ def rank_memory(config: RunConfig, shape: ModelShape, ranks: int, *, stage: int 
         ema=EMA * optimizer_share,
         reference=size * optimizer_share if copied else 0.0,
         gathering=gathering,
-        activations=activation_bytes(config, shape),
-        logits=3.0 * 4 * min(config.learner.logits_chunk, config.learner.tokens_per_batch) * shape.vocabulary,
+        activations=activation_bytes(config, shape, tokens),
+        logits=3.0 * 4 * min(config.learner.logits_chunk, tokens) * shape.vocabulary,
         offloaded=config.learner.offload_optimizer,
     )
 
 
-def activation_bytes(config: RunConfig, shape: ModelShape) -> float:
-    """What one forward of a full row keeps for the backward.
+def row_tokens(config: RunConfig, ranks: int, workload: Workload | None) -> float:
+    """Of the longest row that a rank computes: its share of a full batch may be less than a row holds."""
+    full = config.learner.tokens_per_batch
+    return min(full, fullest_batch_tokens(config, workload) / ranks) if workload else full
+
+
+def activation_bytes(config: RunConfig, shape: ModelShape, tokens: float) -> float:
+    """What one forward of a row of ``tokens`` tokens keeps for the backward.
 
     A block keeps its input, two norms' outputs and fp32 copies, queries, keys and values before and after rotation, the
     attention's output, and four tensors of the feed-forward part's width. With checkpointing, each keeps its input, and
     one block at a time is computed again.
     """
-    tokens, size = config.learner.tokens_per_batch, dtype_bytes(config)
+    size = dtype_bytes(config)
     attention = 3 * shape.heads * shape.head_size + 4 * shape.kv_heads * shape.head_size
     block = tokens * (size * (4 * shape.hidden + attention + 4 * shape.intermediate) + 2 * 4 * shape.hidden)
     if config.learner.activation_offload:
@@ -203,7 +213,7 @@ def host_bytes(
     that is written in the background is a copy of all states, and of policy and EMA on the first rank.
     """
     loaded = shape.parameters * dtype_bytes(config)
-    per_rank = rank_host_bytes(config, shape, use_gpu=use_gpu)
+    per_rank = rank_host_bytes(config, shape, workload, use_gpu=use_gpu)
     per_actor = actor_host_bytes(config, shape, workload, use_gpu=use_gpu)
     staged = 2.0 * loaded + buffer_bytes(config, workload) if config.method == "sapo" else 0.0
     store = object_store_bytes(config, workload) or 0.0
@@ -211,9 +221,10 @@ def host_bytes(
     return ranks * per_rank + actors * per_actor + staged + max(store, float(config.cluster.object_store_bytes))
 
 
-def rank_host_bytes(config: RunConfig, shape: ModelShape, *, use_gpu: bool) -> float:
+def rank_host_bytes(config: RunConfig, shape: ModelShape, workload: Workload, *, use_gpu: bool) -> float:
     """Of one rank's process at its largest, without what it stages for the engines."""
-    memory, loaded = rank_memory(config, shape, config.learner.ranks), shape.parameters * dtype_bytes(config)
+    memory = rank_memory(config, shape, config.learner.ranks, workload)
+    loaded = shape.parameters * dtype_bytes(config)
     copied = memory.states if config.checkpoint.background else 0.0
     at_work = copied + (memory.on_host if use_gpu else memory.total)
     held = max(at_work, loaded if use_gpu else loaded + memory.weights)

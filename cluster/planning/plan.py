@@ -101,7 +101,7 @@ def make_plan(
 
     def split(ranks: int, actors: int) -> Split:
         changed = _with(config, ranks, actors)
-        memory = rank_memory(changed, shape, ranks)
+        memory = rank_memory(changed, shape, ranks, workload)
         step = step_time(
             changed, shape, workload, machines.device, machines.engine_gpu_bytes, ranks, actors, calibration
         )
@@ -115,12 +115,12 @@ def make_plan(
     checkpoint = checkpoint_bytes(config, shape, workload, own.ranks)
     here = min(own.ranks, machines.gpus or own.ranks)
     return Plan(
-        stages={stage: rank_memory(config, shape, own.ranks, stage=stage) for stage in _stages(config)},
+        stages={stage: rank_memory(config, shape, own.ranks, workload, stage=stage) for stage in _stages(config)},
         engine=engine_memory(config, shape, workload, machines.engine_gpu_bytes) if sapo else None,
         host_bytes=host_bytes(
             config, shape, workload, here, _beside(config, machines, here, own.actors), use_gpu=machines.gpus > 0
         ),
-        rank_host_bytes=rank_host_bytes(config, shape, use_gpu=machines.gpus > 0),
+        rank_host_bytes=rank_host_bytes(config, shape, workload, use_gpu=machines.gpus > 0),
         actor_host_bytes=actor_host_bytes(config, shape, workload, use_gpu=machines.gpus > 0) if sapo else 0.0,
         store_bytes=object_store_bytes(config, workload),
         checkpoint_bytes=checkpoint,

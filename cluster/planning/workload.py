@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class Workload:
     """C: what stands after the segment."""
     assumed: bool = False
     """Whether lengths were assumed because the data could not be read."""
+    spread: float = 0.0
+    """Standard deviation of a row's tokens, prompt and response, over the rows."""
 
     @property
     def pair(self) -> float:
@@ -45,7 +48,8 @@ def of_table(table: TokenTable, segment_length: int | None) -> Workload:
     segments = responses if segment_length is None else np.minimum(responses, segment_length)
     # The cut is uniform: as much before the segment as after it.
     around = float((responses - segments).mean() / 2)
-    return Workload(len(table), float(prompts.mean()), float(responses.mean()), float(segments.mean()), around, around)
+    means = float(prompts.mean()), float(responses.mean()), float(segments.mean())
+    return Workload(len(table), *means, around, around, spread=float((prompts + responses).std()))
 
 
 def assumed(config: RunConfig, prompt: float, response: float, rows: int | None = None) -> Workload:
@@ -62,3 +66,9 @@ def trained_tokens(config: RunConfig, workload: Workload) -> float:
     if config.learner.forward in ("packed", "padded"):
         return 2 * workload.row
     return workload.pair
+
+
+def fullest_batch_tokens(config: RunConfig, workload: Workload) -> float:
+    """Tokens of a batch three standard deviations over the mean: one in 700 is larger, and a run has many."""
+    pairs, each = config.learner.batch_size, trained_tokens(config, workload)
+    return pairs * each + 3.0 * sqrt(pairs) * workload.spread * each / max(workload.row, 1.0)

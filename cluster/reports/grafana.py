@@ -13,6 +13,7 @@ WIDTH, HEIGHT, COLUMNS = 8, 7, 3
 UNITS = {"s": "s", "share": "percentunit"}
 """Grafana's names of units; others are plain numbers."""
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+LEGEND = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []}
 OPEN_PARTS = ("learner", "weights", "pairs", "actor")
 """Rows that are open at first."""
 
@@ -83,7 +84,7 @@ def _plot(title: str, metrics: list[Metric], number: int, y: int) -> dict[str, A
             "h": HEIGHT,
         },
         "fieldConfig": {"defaults": {"unit": "short" if first.counted else unit}, "overrides": []},
-        "options": {"tooltip": {"mode": "multi"}, "legend": {"displayMode": "list", "placement": "bottom"}},
+        "options": {"tooltip": {"mode": "multi"}, "legend": LEGEND},
         "targets": [
             {
                 "refId": chr(ord("A") + i),
@@ -111,7 +112,6 @@ def _run() -> dict[str, Any]:
         "label": "run",
         "type": "query",
         "datasource": DATASOURCE,
-        "definition": query,
         "query": {"query": query, "refId": "runs"},
         "refresh": 2,
         "sort": 1,

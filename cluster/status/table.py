@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.reports.duration import duration, speed
-from cluster.status.board import ActorLine, Board
+from cluster.status.board import ActorLine, Board, BufferLine
+from cluster.status.recent import STEPS
 
 STALE_S = 15.0
 """Age of a board from which on it is said."""
@@ -27,9 +28,9 @@ FIGURES = (
     ("eval/loss", "held-out loss"),
 )
 STALENESS = (
-    ("staleness/mean", "staleness, mean"),
+    ("staleness/mean", "steps old when a pair came in, mean"),
     ("staleness/max", "largest"),
-    ("age/steps_mean", "age of pairs"),
+    ("age/steps_mean", "when drawn, mean"),
     ("weights/version", "version that all actors hold"),
     ("weights/parity_mean_nats", "parity in nats"),
 )
@@ -50,13 +51,12 @@ def render(board: Board, *, live: bool, clock: Callable[[], float] = time.time) 
     Args:
         live: the run goes on.
     """
-    parts: list[RenderableType] = [_head(board, live=live, now=clock()), _learner(board)]
-    if board.buffer:
-        parts.append(_buffer(board))
-    if board.actors:
-        parts.append(_actors(board))
+    parts: list[RenderableType] = [_head(board, live=live, now=clock())]
     if board.bottleneck:
         parts.append(Text(f"balance: {board.bottleneck}", style="bold"))
+    parts.append(_figures_table(board))
+    if board.actors:
+        parts.append(_actors(board))
     if board.sample:
         parts.append(_sample(board))
     if board.events:
@@ -85,9 +85,17 @@ def _head(board: Board, *, live: bool, now: float) -> Text:
     return text
 
 
-def _learner(board: Board) -> RenderableType:
-    idle = "  ".join(f"{cause} {share:.0%}" for cause, share in board.learner_idle.items())
-    rows = [("learner", _figures(board, FIGURES)), ("its waiting", idle), ("weights", _figures(board, STALENESS))]
+def _figures_table(board: Board) -> RenderableType:
+    longest_first = sorted(board.learner_idle.items(), key=lambda cause: -cause[1])
+    waited = "  ".join(f"{cause} {share:.0%}" for cause, share in longest_first)
+    if waited:
+        waited += f"  of the last {STEPS} steps' time"
+    rows = [
+        ("learner", _figures(board, FIGURES)),
+        ("waited for", waited),
+        ("weights", _figures(board, STALENESS)),
+        ("buffer", _buffer(board.buffer) if board.buffer else ""),
+    ]
     table = Table.grid(padding=(0, 2))
     for label, text in rows:
         if text:
@@ -100,18 +108,13 @@ def _figures(board: Board, wanted: tuple[tuple[str, str], ...]) -> str:
     return "  ".join(f"{label} {value:.4g}" for label, value in known if value is not None)
 
 
-def _buffer(board: Board) -> RenderableType:
-    buffer = board.buffer
-    assert buffer is not None
+def _buffer(buffer: BufferLine) -> str:
     done = buffer.inserted + buffer.identical + buffer.discarded + buffer.failed
-    table = Table.grid(padding=(0, 2))
-    table.add_row(
-        Text("buffer ", style="cyan"),
+    return (
         f"{buffer.size:,} of {buffer.capacity:,} pairs  {buffer.leased:,} being generated  of {done:,} segments "
         f"{buffer.inserted:,} inserted, {buffer.identical:,} identical, {buffer.discarded:,} discarded, "
-        f"{buffer.failed:,} failed",
+        f"{buffer.failed:,} failed"
     )
-    return table
 
 
 def _actors(board: Board) -> RenderableType:

@@ -1,4 +1,4 @@
-"""The same job on a real cluster: a head node, a second node, ``ray job submit``, figures on Ray's metrics port."""
+"""The same job on a real cluster: a head node, two more, ``ray job submit``, figures on Ray's metrics port."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from ray.util.state import list_actors, list_jobs, list_nodes
 
+from cluster.reports.grafana import dashboard
 from cluster.reports.metrics import BY_NAME, METRICS
 from support.paths import REPOSITORY
 
@@ -33,7 +35,8 @@ STEPS = 300
 class Cluster(NamedTuple):
     gcs: str
     dashboard: str
-    metrics: tuple[int, int]
+    metrics: tuple[int, ...]
+    """Ports of the nodes."""
     environment: dict[str, str]
 
 
@@ -47,11 +50,14 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start(*arguments: str, environment: dict[str, str], log: Path, folder: Path = REPOSITORY) -> subprocess.Popen:
+def start(
+    *arguments: str, has: dict[str, float], environment: dict[str, str], log: Path, folder: Path = REPOSITORY
+) -> subprocess.Popen:
     command = [
         RAY,
         "start",
         *arguments,
+        f"--resources={json.dumps(has)}",
         "--node-ip-address=127.0.0.1",
         "--num-cpus=2",
         "--block",
@@ -63,11 +69,11 @@ def start(*arguments: str, environment: dict[str, str], log: Path, folder: Path 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes that are two raylets on this machine, started in different folders; ended through the processes that
-    hold them."""
+    """Three nodes that are three raylets on this machine, two for ranks and one for engines, started in different
+    folders; ended through the processes that hold them."""
     logs = tmp_path_factory.mktemp("ray")
     folder = tempfile.mkdtemp(prefix="sapo-", dir="/tmp")
-    gcs, dashboard, agent, head_metrics, node_metrics, client = free_ports(6)
+    gcs, page, agent, client, *metrics = free_ports(7)
     paths = {"PATH": f"{Path(RAY).parent}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
     # Figures are on the port within a second; work is in Ray's timeline.
     quick = {"RAY_AUTH_MODE": "disabled", "RAY_metrics_report_interval_ms": "1000", "RAY_PROFILING": "1"}
@@ -79,25 +85,32 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             f"--port={gcs}",
             f"--temp-dir={folder}",
             "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}",
+            f"--dashboard-port={page}",
             f"--dashboard-agent-listen-port={agent}",
-            f"--metrics-export-port={head_metrics}",
+            f"--metrics-export-port={metrics[0]}",
             f"--ray-client-server-port={client}",
+            has={"trainer": 1},
             environment=environment,
             log=logs / "head.log",
         )
     ]
-    wait_until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version"), 120, "the head's dashboard")
-    nodes.append(
+    wait_until(lambda: answers(f"http://127.0.0.1:{page}/api/version"), 120, "the head's dashboard")
+    nodes += [
         start(
             f"--address=127.0.0.1:{gcs}",
-            f"--metrics-export-port={node_metrics}",
+            f"--metrics-export-port={port}",
+            # Two that start at once would give their sockets the same names.
+            f"--raylet-socket-name={folder}/raylet-{port}",
+            f"--plasma-store-socket-name={folder}/store-{port}",
+            has=has,
             environment=environment,
-            log=logs / "node.log",
+            log=logs / f"node-{port}.log",
             folder=logs,
         )
-    )
-    yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", (head_metrics, node_metrics), environment)
+        for port, has in zip(metrics[1:], ({"trainer": 1}, {"engines": 4}), strict=True)
+    ]
+    wait_until(lambda: answers(f"http://127.0.0.1:{agent}/api/local_raylet_healthz"), 120, "agent that takes jobs")
+    yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{page}", tuple(metrics), environment)
     for node in reversed(nodes):
         node.send_signal(signal.SIGTERM)
         node.wait(60)
@@ -120,13 +133,10 @@ def wait_until(condition, timeout_s: float, what: str) -> None:
 
 
 class Prometheus:
-    """A real one that scrapes both nodes; ``None`` figures where it is not installed."""
+    """A real one that scrapes all nodes."""
 
     def __init__(self, ports: tuple[int, ...], folder: Path) -> None:
-        program = shutil.which("prometheus")
-        self.installed = program is not None
-        if program is None:
-            return
+        program = str(shutil.which("prometheus"))
         (self.port,) = free_ports(1)
         targets = ", ".join(f"'127.0.0.1:{port}'" for port in ports)
         job = f"{{job_name: ray, scrape_interval: 1s, static_configs: [{{targets: [{targets}]}}]}}"
@@ -141,13 +151,26 @@ class Prometheus:
     def series(self, run: str) -> list[dict[str, str]]:
         """Labels of all series of a run."""
         match = urllib.parse.quote(f'{{run="{run}"}}')
-        answer = answers(f"http://127.0.0.1:{self.port}/api/v1/series?match[]={match}")
-        return json.loads(answer)["data"] if answer else []
+        found: list[dict[str, str]] = self._ask(f"series?match[]={match}") or []
+        return found
+
+    def value_count(self, expression: str) -> int:
+        """How many series a query gives now.
+
+        Raises:
+            AssertionError: it is no PromQL.
+        """
+        answer = self._ask(f"query?{urllib.parse.urlencode({'query': expression})}")
+        assert answer is not None, expression
+        return len(answer["result"])
+
+    def _ask(self, path: str) -> Any:
+        answer = answers(f"http://127.0.0.1:{self.port}/api/v1/{path}")
+        return json.loads(answer)["data"] if answer else None
 
     def close(self) -> None:
-        if self.installed:
-            self._process.terminate()
-            self._process.wait(30)
+        self._process.terminate()
+        self._process.wait(30)
 
 
 NOT_HERE = ("logratios/", "weights/parity", "time/publish_s")
@@ -161,7 +184,8 @@ def expected_names() -> set[str]:
     return {m.prometheus_name for m in here} | {BY_NAME[name].prometheus_name for name in OF_ROWS}
 
 
-def test_a_submitted_job_trains_over_two_nodes_and_shows_what_it_does(cluster, task, tmp_path):
+def submitted(cluster: Cluster, task: Path, folder: Path, log: Path) -> subprocess.Popen:
+    """The job, whose run is ``folder``/job."""
     command = [
         RAY,
         "job",
@@ -175,23 +199,70 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_what_it_does(cluster, t
         "train",
         "configs/demo.yaml",
         "name=job",
-        f"output_dir={tmp_path}",
+        f"output_dir={folder}",
         f"model.path={task / 'model'}",
         f"data.path={task / 'train.jsonl'}",
         f"learner.steps={STEPS}",
         "learner.batch_size=8",
         "data.held_out=0.1",
         "data.held_out_every=20",
-        # Two ranks that may not share a node: the second node has to be there and to be used.
+        # Two ranks that may not share a node, and engines on the third.
         "cluster.strategy=STRICT_SPREAD",
+        "cluster.learner_resources={trainer: 1}",
+        "cluster.actor_resources={engines: 1}",
     ]
+    return subprocess.Popen(command, env=cluster.environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
+
+
+def spans(cluster: Cluster, folder: Path) -> list[dict[str, Any]]:
+    """Events of ``ray timeline``."""
+    timeline = subprocess.run(
+        [RAY, "timeline", f"--address={cluster.gcs}"],
+        cwd=folder,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    written = re.search(r"\S+timeline\S+\.json", timeline.stdout + timeline.stderr)
+    assert written, timeline.stderr
+    events: list[dict[str, Any]] = json.loads(Path(written[0]).read_text())
+    Path(written[0]).unlink()
+    return events
+
+
+def queries() -> list[str]:
+    """Of the Grafana dashboard, as Grafana would send them for the run."""
+    panels = [inner for panel in dashboard()["panels"] for inner in (panel, *panel.get("panels", ()))]
+    sent = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    return [text.replace("$run", "job").replace("$__rate_interval", "15s") for text in sent]
+
+
+def look_from(cluster: Cluster, node: str, folder: Path) -> dict[str, Any]:
+    """What ``sapo status`` says in a job that runs on a node which has ``node``."""
+    said = folder / "board.json"
+    look = f"{sys.executable} -m cluster status --json --address {cluster.gcs} > {said}.part && mv {said}.part {said}"
+    submit = [RAY, "job", "submit", f"--address={cluster.dashboard}", "--submission-id=look", "--no-wait"]
+    subprocess.run(
+        [*submit, f"--entrypoint-resources={json.dumps({node: 0.01})}", "--", "bash", "-c", look],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wait_until(said.exists, 120, "answer of sapo status")
+    board: dict[str, Any] = json.loads(said.read_text())
+    return board
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no Prometheus is installed")
+def test_a_submitted_job_trains_over_three_nodes_and_shows_what_it_does(cluster, task, tmp_path):
     log = tmp_path / "submit.log"
-    job = subprocess.Popen(command, env=cluster.environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
+    job = submitted(cluster, task, tmp_path, log)
     lines = tmp_path / "job" / "metrics.jsonl"
     wait_until(lambda: job.poll() is not None or (lines.exists() and lines.read_text()), 300, "first step")
     assert job.poll() is None, log.read_text()
     more = [sys.executable, "-m", "cluster", "actors", "1", "--run", "job", "--address", cluster.gcs]
-    look = [sys.executable, "-m", "cluster", "status", "--json", "--address", cluster.gcs]
     asked = subprocess.run(more, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False)
 
     prometheus = Prometheus(cluster.metrics, tmp_path)
@@ -201,42 +272,42 @@ def test_a_submitted_job_trains_over_two_nodes_and_shows_what_it_does(cluster, t
         return expected - {series["__name__"] for series in prometheus.series("job")}
 
     try:
-        looked = subprocess.run(
-            look, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, check=False
-        )
-        if prometheus.installed:
-            wait_until(lambda: not missing() or job.poll() is not None, 120, f"of {missing()}")
-            lacking, series = missing(), prometheus.series("job")
+        board = look_from(cluster, "engines", tmp_path)
+        actors = list_actors(cluster.dashboard, filters=[("state", "=", "ALIVE")], detail=True)
+        nodes = {node.node_id: node.resources_total for node in list_nodes(cluster.dashboard)}
+        looks = [job for job in list_jobs(cluster.dashboard, detail=True) if job.submission_id == "look"]
+        wait_until(lambda: not missing() or job.poll() is not None, 120, f"of {missing()}")
+        lacking, series = missing(), prometheus.series("job")
+        shown = {query: prometheus.value_count(query) for query in queries()}
     finally:
         prometheus.close()
-    timeline = subprocess.run(
-        [RAY, "timeline", f"--address={cluster.gcs}"],
-        cwd=tmp_path,
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    events = spans(cluster, tmp_path)
     assert job.wait(300) == 0, log.read_text()
-    if prometheus.installed:
-        assert not lacking
-        assert {s["part"] for s in series} >= {"learner", "buffer", "pairs", "weights", "run", "actor-0"}
-        known = {m.prometheus_name for m in METRICS}
-        assert {s["__name__"] for s in series} <= known
-    assert looked.returncode == 0, looked.stderr
-    board = json.loads(looked.stdout)
+    assert not lacking
+    assert {s["part"] for s in series} >= {"learner", "buffer", "pairs", "weights", "run", "actor-0"}
+    assert {s["__name__"] for s in series} <= {m.prometheus_name for m in METRICS}
+    # Every query is PromQL; one of a figure that the run has gives a curve.
+    assert {name for query, count in shown.items() if not count for name in re.findall(r"ray_\w+", query)}.isdisjoint(
+        expected
+    )
+
+    assert "engines" in nodes[looks[0].driver_node_id]  # where ``sapo status`` ran
     assert (board["run"], board["method"], board["total_steps"]) == ("job", "sapo", STEPS)
     assert board["step"] > 0 and board["buffer"]["size"] > 0 and board["metrics"]["loss"] is not None
     assert board["actors"][0]["name"] == "actor-0"
-    written = re.search(r"\S+timeline\S+\.json", timeline.stdout + timeline.stderr)
-    assert written, timeline.stderr
-    spans = {event["cat"] for event in json.loads(Path(written[0]).read_text()) if "cat" in event}
-    Path(written[0]).unlink()
-    assert spans >= {"draw", "step", "publish"}  # of driver and ranks; those of actors have not been seen there
+    at = {actor.name: nodes[actor.node_id] for actor in actors}
+    assert "engines" in at["job-actor-0"] and "trainer" in at["job-rank-0"] and "trainer" in at["job-rank-1"]
+    said = {actor.name: actor.repr_name for actor in actors}
+    assert said["job-actor-0"] == "generation actor-0"
+    assert all(said[name] for name in said if name.startswith("job-"))
+
+    assert {event["cat"] for event in events} >= {"plan", "write", "draw", "step", "publish"}
+    # A row for each process: the actor's spans are not in the driver's.
+    assert not {e["tid"] for e in events if e["cat"] == "write"} & {e["tid"] for e in events if e["cat"] == "draw"}
     assert asked.returncode == 0, asked.stderr
     assert "asked run job for +1 actor(s)" in asked.stdout
     text = log.read_text()
-    assert "2 node(s), 4 CPUs" in text
+    assert "3 node(s), 6 CPUs" in text
     assert "1 actor(s) join on request" in text
     metrics = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [m["step"] for m in metrics] == list(range(1, STEPS + 1))

@@ -97,6 +97,13 @@ def test_checkpointing_keeps_one_block_and_the_inputs_of_the_others() -> None:
     assert saving.activations == pytest.approx(plain.activations / 32 + inputs)
 
 
+def test_a_row_is_no_longer_than_a_rank_s_share_of_a_batch() -> None:
+    run = config(learner={"batch_size": 16, "ranks": 4}, generation={"segment_length": 250})
+    full, few = rank_memory(run, LLAMA_3_8B, 4), rank_memory(run, LLAMA_3_8B, 4, LONG)
+    assert few.activations == pytest.approx(full.activations * 4 * (600 + 300 + 250 + 25) / 16_384)
+    assert rank_memory(run, LLAMA_3_8B, 1, LONG).activations == full.activations  # 18,800 tokens do not fit a row
+
+
 def test_a_key_and_a_value_of_every_layer_are_kept_for_a_token() -> None:
     engine = engine_memory(config(), LLAMA_3_8B, LONG, 80 * 2**30)
     assert engine.kv_bytes_per_token == 2 * 32 * 8 * 128 * 2 == 131_072

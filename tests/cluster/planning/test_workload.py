@@ -8,7 +8,7 @@ import pytest
 from actors.plan import Plan
 from actors.token_table import TokenTable
 from cluster.config.loading import validate_config
-from cluster.planning.workload import assumed, of_table, trained_tokens
+from cluster.planning.workload import assumed, fullest_batch_tokens, of_table, trained_tokens
 
 
 def test_mean_lengths_are_those_of_the_cuts_that_the_plan_draws() -> None:
@@ -39,3 +39,14 @@ def test_the_forward_decides_what_is_computed() -> None:
     assert trained_tokens(shared, workload) == 100 + 50 + 10 + 20
     assert trained_tokens(packed, workload) == 300
     assert trained_tokens(validate_config(values | supervised, "test"), workload) == 150
+
+
+def test_one_batch_in_hundreds_has_more_tokens_than_the_fullest() -> None:
+    draws = np.random.default_rng(0)
+    rows = [[[1] * draws.integers(5, 200), [2] * draws.integers(1, 100)] for _ in range(500)]
+    values = {"model": {"path": "m"}, "data": {"path": "d"}, "learner": {"batch_size": 16, "forward": "packed"}}
+    run = validate_config(values, "test")
+    lengths = np.array([2 * sum(map(len, row)) for row in rows])
+    batches = lengths[draws.integers(0, 500, (20_000, 16))].sum(1)
+    larger = np.mean(batches > fullest_batch_tokens(run, of_table(TokenTable.from_rows(rows), None)))
+    assert 1 / 5000 < larger < 1 / 200

@@ -70,3 +70,23 @@ def test_ray_puts_its_own_dashboards_into_the_same_folder():
     assert metrics_head.GRAFANA_DASHBOARD_OUTPUT_DIR_ENV_VAR == VARIABLE
     source = inspect.getsource(metrics_head.MetricsHead.__init__)
     assert '"metrics"' in source and '"grafana"' in source and '"dashboards"' in source
+
+
+@pytest.mark.contract
+def test_every_field_is_known_to_grafanas_own_models():
+    models = pytest.importorskip("grafana_foundation_sdk.models.dashboard")
+    encoder = pytest.importorskip("grafana_foundation_sdk.cog.encoder")
+    plugins = pytest.importorskip("grafana_foundation_sdk.cog.plugins")
+    plugins.register_default_plugins()  # time series, Prometheus
+    written = json.loads(as_json())
+    read = json.loads(encoder.JSONEncoder().encode(models.Dashboard.from_json(written)))
+
+    def lost(ours: Any, theirs: Any, path: str) -> list[str]:
+        if isinstance(ours, dict):
+            return [p for key, value in ours.items() for p in lost(value, theirs.get(key), f"{path}.{key}")]
+        if isinstance(ours, list):
+            assert len(ours) == len(theirs), path
+            return [p for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) for p in lost(a, b, f"{path}[{i}]")]
+        return [] if ours == theirs else [path]
+
+    assert not lost(written, read, "dashboard")

@@ -102,7 +102,7 @@ class Judge:
         except ValueError as error:
             raise self._other_api(first_line(error)) from error
         if not hasattr(reply, "choices"):
-            raise self._other_api(f"{str(reply):.80}")
+            raise self._other_api(f"{reply!s:.80}")
         answer = (reply.choices[0].message.content if reply.choices else None) or ""
         self._judgements.add(key, read_verdict(answer), answer)
         return None

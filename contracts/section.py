@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
+
+def _number(value: Any) -> Any:
+    """YAML's yes and no are numbers to Python."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("no_boolean", "Input should be a number")
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, BeforeValidator(_number), Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, BeforeValidator(_number), Field(ge=0.0)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+NonNegative = Annotated[int, BeforeValidator(_number), Field(ge=0)]
 
 
 class Section(BaseModel):

@@ -22,6 +22,7 @@ ROLES = {
     "tool": "tool",
 }
 """The field's names for roles, ShareGPT's and others; a role that is not here is the template's business."""
+KNOWN_ROLES = {*ROLES.values(), "developer", "ipython"}
 
 
 class Unusable(Exception):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import TemplateSyntaxError
 
 from cluster.config.sections import RESERVED_VARIABLES, DataConfig
-from cluster.data.conversation import Message, Messages, Unusable
+from cluster.data.conversation import KNOWN_ROLES, Message, Messages, Unusable
 from contracts.errors import UserError, first_line, named
 
 if TYPE_CHECKING:
@@ -126,6 +126,11 @@ class ChatTemplate:
         """Keys of messages, beside role and content, that the template never mentions."""
         keys = {key for message in messages for key in message} - {"role", "content"}
         return sorted(key for key in keys if key not in str(self.tokenizer.chat_template))
+
+    def unknown_roles(self, messages: Messages) -> list[str]:
+        """Roles of messages that are none of the field's, and that the template never mentions."""
+        roles = {message["role"] for message in messages} - KNOWN_ROLES
+        return sorted(role for role in roles if role not in str(self.tokenizer.chat_template))
 
     def shows_tools(self) -> bool:
         """Whether the template does anything with tools."""

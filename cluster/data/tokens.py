@@ -183,6 +183,8 @@ class Tokenisation:
             note("with turns that the chat template leaves out or writes otherwise")
         for key in self.template.ignored_keys([*prompt, *responses]):
             note(f"whose messages have {key}, which the chat template does not show")
+        for role in self.template.unknown_roles([*prompt, *responses]):
+            note(f"with a turn of role {role}, of which the chat template knows nothing")
         return Texts(asked, wholes, templated=True, marked=marked)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:

@@ -18,7 +18,7 @@ from contracts.errors import UserError, all_lines
 from learner.config import ModelConfig
 from learner.model.loading import DTYPES, add_adapters, enlarge_embeddings
 from learner.model.quiet import quiet
-from learner.model.stored_weights import first_rows, quantised_weight
+from learner.model.stored_weights import first_rows, lfs_pointer, quantised_weight
 
 COMPARED_ROWS = 64
 """Of a head and an embedding that should be tied."""
@@ -70,7 +70,7 @@ def open_shell(model: ModelConfig, config: PreTrainedConfig, vocabulary: int = 0
                     config, dtype=DTYPES[model.dtype], trust_remote_code=model.trust_remote_code
                 )
         except Exception as error:  # a config may break the code of a model anywhere
-            why = _why(error, config)
+            why = _why(error, config, folder)
             raise UserError(f"{key} {model.path}: not loadable as a causal language model: {why}") from error
         if report:
             _reject_incomplete(f"{key} {model.path}", config, report)
@@ -83,8 +83,10 @@ def open_shell(model: ModelConfig, config: PreTrainedConfig, vocabulary: int = 0
     return Shell(module, rows, tuple(sorted(report.get("unexpected_keys", ()))))
 
 
-def _why(error: Exception, config: PreTrainedConfig) -> str:
+def _why(error: Exception, config: PreTrainedConfig, folder: Path) -> str:
     """What is wrong, in words of the file in which it is."""
+    if pointer := lfs_pointer(folder):
+        return f"{pointer.name} is a Git LFS pointer, not the weights; `git lfs pull` fetches them"
     if type(error).__name__ in ("UnpicklingError", "EOFError"):
         # torch's own words advise to run whatever code the file has in it.
         return "a .bin file of its weights is damaged, or holds more than tensors: bring them as safetensors"

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
+LFS_POINTER = b"version https://git-lfs"
 TRAINABLE = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 """dtypes of weights, as safetensors and torch name them. Others are quantised, or hold no weight."""
 
@@ -34,6 +35,15 @@ def first_rows(folder: Path, name: str, rows: int) -> torch.Tensor | None:
             return None
         found: torch.Tensor = tensors.get_slice(name)[:rows]
         return found
+
+
+def lfs_pointer(folder: Path) -> Path | None:
+    """The first file that Git LFS has left a pointer of, in place of the weights."""
+    for file in (*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))):
+        with file.open("rb") as content:
+            if content.read(len(LFS_POINTER)) == LFS_POINTER:
+                return file
+    return None
 
 
 def _dtypes(folder: Path) -> Iterator[tuple[str, str]]:

@@ -117,6 +117,7 @@ def test_sections_left_out_have_their_defaults(smallest: Path) -> None:
         ("ema.decay=1.5", "ema.decay 1.5: must be less than or equal to 1"),
         ("ema.decay=-0.1", "ema.decay -0.1: must be greater than or equal to 0"),
         ("cluster.colocate=maybe", "cluster.colocate maybe: must be true or false"),
+        ("learner.steps=true", "learner.steps true: must be a number"),
         ("weights.backend=mpi", "weights.backend mpi: must be 'auto', 'shm', 'gloo', 'nccl' or 'ipc'"),
         ("name=7", "name 7: must be text (numbers in quotes)"),
         ("name=a/b", "name a/b: must be letters, digits, dots, dashes and underscores, the first a letter or digit"),

@@ -80,7 +80,10 @@ def test_settings_without_an_effect_are_rejected(chat: str, plain: str, tmp_path
     assert told.startswith("data.chat_template_kwargs enable_thinkin: the chat template has no such variable; it has n")
     assert "one file, without splits; leave data.split out" in rejection(path, chat, split="test")
     assert "of 3 rows none is held out; a larger fraction" in rejection(path, chat, held_out=1e-9)
-    assert "the run is trained on it; name other rows" in rejection(path, chat, held_out=str(path))
+    linked = tmp_path / "linked.jsonl"
+    linked.symlink_to(path)
+    for same in (path, linked):
+        assert "the run is trained on it; name other rows" in rejection(path, chat, held_out=str(same))
     assert "</s>: it ends a response" in rejection(path, chat, content_tokens=["</s>"])
     broken = with_template(plain, "{{ 1 }\n", tmp_path / "broken")
     assert "line 1: no Jinja template: unexpected '}'" in rejection(path, broken)

@@ -116,6 +116,11 @@ READ: dict[str, tuple[dict[str, Any], Sequence[tuple[str, ...]], dict[str, int]]
         ONE,
         {"whose tools are ignored: the chat template does not show any": 1},
     ),
+    "a role that nobody knows": (
+        messages({"role": "alien", "content": "q"}, A),
+        [("<s><|alien|>q</s><|assistant|>", "a</s>")],
+        {"with a turn of role alien, of which the chat template knows nothing": 1},
+    ),
     "an empty list of tools": (messages(Q, A) | {"tools": []}, ONE, {}),
     "text after the end in a completion": (
         {"prompt": "q", "completion": " a</s> b"},

@@ -289,6 +289,7 @@ def test_files_of_weights_that_cannot_be_read_are_rejected(run_of: RunOf, model:
     for folder in (cut, none, half, pointer):
         said = rejection(run_of(f"model.path={folder}"))
         assert said.startswith(f"model.path {folder}: not loadable as a causal language model: ")
+    assert said.endswith("model.safetensors is a Git LFS pointer, not the weights; `git lfs pull` fetches them")
     assert notes(run_of(f"model.path={none}", *SFT, "model.from_scratch=true")) == ""
 
 

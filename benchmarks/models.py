@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 SHAPES = {
     #         hidden, layers, heads, intermediate
     "3M": (256, 3, 8, 704),
+    "10M": (384, 6, 6, 1024),
     "30M": (512, 8, 8, 1408),
     "110M": (896, 10, 14, 2432),
 }

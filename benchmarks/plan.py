@@ -1,6 +1,6 @@
 """``sapo plan`` against what runs take: memory of a rank and an actor, pairs a second; three models on CPU.
 
-    python -m benchmarks.plan [--models 3M 30M 110M] [--steps 12] [--folder FOLDER]
+    python -m benchmarks.plan [--models 3M 10M 30M] [--steps 12] [--folder FOLDER]
 
 Each run trains on rows as long as short conversations (benchmarks/conversations.py), overlapped, one rank and one
 actor. Memory is the peak of a process as the kernel has it, without what it shares. Speed is predicted with the
@@ -51,7 +51,7 @@ class Compared:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=["3M", "10M", "30M"])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()

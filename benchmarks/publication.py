@@ -84,7 +84,7 @@ def measure(size: str, packed: bool, rounds: int, folder: Path) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--sizes", nargs="+", default=["3M", "30M", "110M"], choices=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     if not LARGE_BLOCKS.items() <= os.environ.items():  # as in a learner's rank; read when a process starts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from actors.engine_options import BATCHED_TOKENS, CPU_KV_CACHE_BYTES
 from cluster.config.run_config import RunConfig
 from cluster.planning.model_shape import ModelShape
 from cluster.planning.workload import Workload, fullest_batch_tokens
@@ -23,9 +24,12 @@ BUCKET_ELEMENTS = 500_000_000
 PREFETCH_ELEMENTS = 50_000_000
 ENGINE_RESERVE_BYTES = 2 * GIB
 """What vLLM takes on a GPU beside weights, cache and logits: CUDA context, graphs, its workspace."""
-CPU_KV_CACHE_BYTES = 256 << 20
-PROCESS_BYTES = {True: 3 * GIB, False: GIB // 2}
-"""Host memory of a rank's or an actor's process before any weight: with CUDA libraries, and without (measured)."""
+RANK_PROCESS_BYTES = {True: 3 * GIB, False: GIB // 2}
+"""Host memory of a rank's process before any weight, with CUDA libraries and without. Without, measured: 0.38 GiB after
+the imports of torch, transformers and DeepSpeed; process groups and optimizer add to them."""
+ACTOR_PROCESS_BYTES = {True: 3 * GIB, False: 3 * GIB // 4}
+"""The same of an actor's. Without, measured: 0.49 GiB after the imports of torch and vLLM, 0.75 GiB with an engine that
+is up, less its weights and cache."""
 PAIR_BYTES = 96
 """Of a pair in the buffer, beside its token ids and versions (4 bytes each)."""
 
@@ -165,7 +169,8 @@ def engine_memory(
     weights = shape.parameters * size / parts
     logits = 2.0 * 4 * generation.max_concurrent_requests * shape.vocabulary
     if gpu_memory_bytes is None:
-        reserve, cache = logits, float(generation.kv_cache_bytes or CPU_KV_CACHE_BYTES)
+        reserve = logits + _step_bytes(config, shape, workload)
+        cache = float(generation.kv_cache_bytes or CPU_KV_CACHE_BYTES)
     else:
         reserve = ENGINE_RESERVE_BYTES + logits
         room = gpu_memory_bytes * generation.gpu_memory_utilization - weights - reserve
@@ -178,6 +183,13 @@ def engine_memory(
         per_token,
         int(min(generation.max_concurrent_requests, cache / per_token // max(longest, 1.0))),
     )
+
+
+def _step_bytes(config: RunConfig, shape: ModelShape, workload: Workload) -> float:
+    """Of a CPU engine's largest step: the contexts of all its requests are computed at once, as at the start. A token
+    has the residual, its norm, queries, the attention's output and three tensors of the feed-forward part's width."""
+    tokens = min(BATCHED_TOKENS, config.generation.max_concurrent_requests * (workload.prompt + workload.prefix))
+    return tokens * dtype_bytes(config) * (4 * shape.hidden + 3 * shape.intermediate)
 
 
 def buffer_bytes(config: RunConfig, workload: Workload) -> float:
@@ -228,10 +240,10 @@ def rank_host_bytes(config: RunConfig, shape: ModelShape, workload: Workload, *,
     copied = memory.states if config.checkpoint.background else 0.0
     at_work = copied + (memory.on_host if use_gpu else memory.total)
     held = max(at_work, loaded if use_gpu else loaded + memory.weights)
-    return PROCESS_BYTES[use_gpu] + held
+    return RANK_PROCESS_BYTES[use_gpu] + held
 
 
 def actor_host_bytes(config: RunConfig, shape: ModelShape, workload: Workload, *, use_gpu: bool) -> float:
     """Of one actor's process, without the staged weights that it maps."""
     engine = 0.0 if use_gpu else engine_memory(config, shape, workload, None).total
-    return PROCESS_BYTES[use_gpu] + engine
+    return ACTOR_PROCESS_BYTES[use_gpu] + engine

@@ -9,11 +9,13 @@ import pytest
 from cluster.config.loading import validate_config
 from cluster.config.run_config import RunConfig
 from cluster.planning.memory import (
+    actor_host_bytes,
     buffer_bytes,
     checkpoint_bytes,
     engine_memory,
     host_bytes,
     object_store_bytes,
+    rank_host_bytes,
     rank_memory,
 )
 from cluster.planning.model_shape import ModelShape
@@ -116,6 +118,21 @@ def test_a_cache_that_is_small_bounds_the_requests() -> None:
     assert engine_memory(config(), LLAMA_3_8B, LONG, 16 * 2**30).concurrency == 0
     given = config(generation={"kv_cache_bytes": 10 * 875 * 131_072})
     assert engine_memory(given, LLAMA_3_8B, LONG, 80 * 2**30).concurrency == 10
+
+
+def test_a_process_on_cpu_takes_what_was_measured() -> None:
+    """``python -m benchmarks.plan``: peaks in GiB of runs of two sizes, whose lengths are these."""
+    lengths = Workload(2000, 161.1, 161.2, 59.9, 50.7, 50.7, spread=200.0)
+    small = ModelShape(2_426_624, 2_426_624, 2_426_624, 180_224, 3, 256, 704, 8, 8, 32, 64)
+    larger = ModelShape(10_646_016, 10_646_016, 10_646_016, 393_216, 6, 384, 1024, 6, 6, 64, 64)
+    run = config(
+        model={"path": "m", "dtype": "float32"},
+        learner={"batch_size": 8, "tokens_per_batch": 8192, "zero_stage": 2},
+        generation={"segment_length": 64, "max_concurrent_requests": 16},
+    )
+    for shape, rank, actor in ((small, 1.03, 1.04), (larger, 2.19, 1.12)):
+        assert rank_host_bytes(run, shape, lengths, use_gpu=False) / 2**30 == pytest.approx(rank, rel=0.2)
+        assert actor_host_bytes(run, shape, lengths, use_gpu=False) / 2**30 == pytest.approx(actor, rel=0.2)
 
 
 def test_parts_of_an_engine_share_weights_and_heads() -> None:

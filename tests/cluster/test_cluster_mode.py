@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(
-    *arguments: str, has: dict[str, float], environment: dict[str, str], log: Path, folder: Path = REPOSITORY
+    *arguments: str, has: Mapping[str, float], environment: dict[str, str], log: Path, folder: Path = REPOSITORY
 ) -> subprocess.Popen:
     command = [
         RAY,

@@ -37,7 +37,7 @@ def test_outside_of_ray_a_span_is_nothing():
 @pytest.mark.contract
 def test_ray_leaves_out_spans_of_tasks_that_it_does_not_know_and_takes_those_that_are_sent_to_it():
     from ray._private.state import GlobalState
-    from ray._raylet import CoreWorker
+    from ray._raylet import CoreWorker  # type: ignore[attr-defined]
     from ray.core.generated.gcs_service_pb2_grpc import TaskInfoGcsServiceStub
     from ray.dashboard.modules.task_events.task_event_query import _passes_filters
 

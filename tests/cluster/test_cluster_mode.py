@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(
-    *arguments: str, has: Mapping[str, float], environment: dict[str, str], log: Path, folder: Path = REPOSITORY
+    *arguments: str, has: dict[str, float], environment: dict[str, str], log: Path, folder: Path = REPOSITORY
 ) -> subprocess.Popen:
     command = [
         RAY,
@@ -89,26 +89,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             f"--dashboard-agent-listen-port={agent}",
             f"--metrics-export-port={metrics[0]}",
             f"--ray-client-server-port={client}",
-            has={"trainer": 1},
+            has={"trainer": 1.0},
             environment=environment,
             log=logs / "head.log",
         )
     ]
     wait_until(lambda: answers(f"http://127.0.0.1:{page}/api/version"), 120, "the head's dashboard")
-    nodes += [
-        start(
-            f"--address=127.0.0.1:{gcs}",
-            f"--metrics-export-port={port}",
-            # Two that start at once would give their sockets the same names.
-            f"--raylet-socket-name={folder}/raylet-{port}",
-            f"--plasma-store-socket-name={folder}/store-{port}",
-            has=has,
-            environment=environment,
-            log=logs / f"node-{port}.log",
-            folder=logs,
+    for port, has in zip(metrics[1:], ({"trainer": 1.0}, {"engines": 4.0}), strict=True):
+        log = logs / f"node-{port}.log"
+        nodes.append(
+            start(
+                f"--address=127.0.0.1:{gcs}",
+                f"--metrics-export-port={port}",
+                has=has,
+                environment=environment,
+                log=log,
+                folder=logs,
+            )
         )
-        for port, has in zip(metrics[1:], ({"trainer": 1}, {"engines": 4}), strict=True)
-    ]
+        # Two that start at once would give their sockets the same names.
+        wait_until(lambda log=log: "block forever" in log.read_text(), 120, f"node, see {log}")  # type: ignore[misc]
     wait_until(lambda: answers(f"http://127.0.0.1:{agent}/api/local_raylet_healthz"), 120, "agent that takes jobs")
     yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{page}", tuple(metrics), environment)
     for node in reversed(nodes):
@@ -125,7 +125,7 @@ def answers(url: str) -> str:
         return ""
 
 
-def wait_until(condition, timeout_s: float, what: str) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> None:
     limit = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < limit, f"no {what} within {timeout_s} s"

@@ -36,12 +36,12 @@ def test_outside_of_ray_a_span_is_nothing():
 
 @pytest.mark.contract
 def test_ray_leaves_out_spans_of_tasks_that_it_does_not_know_and_takes_those_that_are_sent_to_it():
-    from ray import _raylet
     from ray._private.state import GlobalState
+    from ray._raylet import CoreWorker  # type: ignore[attr-defined]
     from ray.core.generated.gcs_service_pb2_grpc import TaskInfoGcsServiceStub
     from ray.dashboard.modules.task_events.task_event_query import _passes_filters
 
-    assert "current_actor_is_asyncio" in dir(_raylet.CoreWorker)  # type: ignore[attr-defined]
+    assert "current_actor_is_asyncio" in dir(CoreWorker)
     assert "AddTaskEventData" in inspect.getsource(TaskInfoGcsServiceStub.__init__)
     assert 'HasField("task_info")' in inspect.getsource(_passes_filters)
     assert '["worker", "driver"]' in inspect.getsource(GlobalState.chrome_tracing_dump)

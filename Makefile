@@ -52,7 +52,8 @@ demo-real: real-model  ## SAPO on SmolLM2-135M-Instruct and docstrings, eight st
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)  ## the whole test suite
-	$(PYTEST)
+	$(PYTEST) -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 test-fast: $(READY)  ## the tests that start no engine and no Ray
 	$(PYTEST) -m 'not slow'

@@ -25,7 +25,7 @@ from cluster.reports.grafana import dashboard
 from cluster.reports.metrics import BY_NAME, METRICS
 from support.paths import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 RAY = str(Path(sys.executable).parent / "ray")
 STEPS = 300

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from cluster.cli.arguments import Overrides
+from cluster.cli.output import Output
 from cluster.config.loading import load_config
 
 if TYPE_CHECKING:
     from cluster.config.run_config import RunConfig
     from cluster.doctor.machine import Needs
 
-SIGNS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "wrong": "[red]wrong  [/]"}
+COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
+WIDTH = max(map(len, COLOURS))
 SOMETHING_WRONG = 1
 """Exit status."""
 
@@ -42,12 +44,12 @@ def doctor(
         *machine_findings(Path(run.output_dir if run else "runs"), needs),
         *network_findings(run.cluster.address if run else None),
     ]
-    console = Console(highlight=False, soft_wrap=True)
+    output = Output()
     for finding in findings:
-        console.print(f"{SIGNS[finding.level.value]} {finding.subject}: ", end="")
-        console.print(finding.text, markup=False)
+        level = finding.level.value
+        output.write_line(Text.assemble((level.ljust(WIDTH), COLOURS[level]), f" {finding.subject}: {finding.text}"))
         if finding.remedy:
-            console.print(f"        → {finding.remedy}", markup=False)
+            output.write_line(f"        → {finding.remedy}")
     bad = sum(finding.level is Level.WRONG for finding in findings)
     print(f"{len(findings)} checks, {bad} wrong")
     if bad:

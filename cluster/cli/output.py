@@ -6,6 +6,7 @@ import sys
 
 from rich.console import Console
 from rich.style import Style
+from rich.text import Text
 
 COLUMNS = 160
 """Width of tables where the output is no terminal."""
@@ -17,6 +18,6 @@ class Output(Console):
     def __init__(self) -> None:
         super().__init__(width=None if sys.stdout.isatty() else COLUMNS, highlight=False, markup=False, emoji=False)
 
-    def write_line(self, text: str, style: str | Style | None = None) -> None:
+    def write_line(self, text: str | Text, style: str | Style | None = None) -> None:
         """One line, however long: only the terminal itself may break it."""
         self.print(text, style=style, soft_wrap=True)

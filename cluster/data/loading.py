@@ -37,8 +37,7 @@ def load_tables(data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBas
         UserError: the data can't be read, have none of the named columns, or no row is usable.
     """
     sources = [find_rows(source.path, source.split, _named(data, i)) for i, source in enumerate(data.all_sources)]
-    trained = [source.path for source in data.all_sources]
-    if data.held_out in trained or (isinstance(data.held_out, str) and _same_file(data.held_out, trained)):
+    if isinstance(data.held_out, str) and any(_same(data.held_out, source.path) for source in data.all_sources):
         raise UserError(f"data.held_out {data.held_out}: the run is trained on it; name other rows, or a fraction")
     evaluated = find_rows(data.held_out, data.split, HELD_OUT) if isinstance(data.held_out, str) else None
     everything = [*sources, *([evaluated] if evaluated else [])]
@@ -57,9 +56,9 @@ def load_tables(data: DataConfig, method: str, tokenizer: PreTrainedTokenizerBas
     return tables
 
 
-def _same_file(path: str, others: list[str]) -> bool:
-    """Whether it is one of them by another name, as through a link."""
-    return Path(path).exists() and any(Path(other).exists() and Path(path).samefile(other) for other in others)
+def _same(one: str, other: str) -> bool:
+    """Whether they are one dataset, also under two names, as through a link."""
+    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
 
 
 def _named(data: DataConfig, number: int) -> Options:

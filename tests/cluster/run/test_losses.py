@@ -29,25 +29,26 @@ def events(caplog: pytest.LogCaptureFixture) -> list[tuple[int, float, float]]:
     return [(each["step"], each["restart_s"], each["again_s"]) for each in found if each.get("event") == "recovered"]
 
 
-def test_a_failure_costs_the_wait_for_the_next_step_and_the_steps_that_are_made_again(caplog):
+def failed_after_six_steps(caplog: pytest.LogCaptureFixture) -> tuple[Losses, Clock]:
+    """The next attempt goes on from step 4, and 30 s have passed."""
     caplog.set_level(logging.INFO)
     clock = Clock()
     losses = Losses(logging.getLogger("losses"), clock)
     make(losses, clock, 1, 2, 3, 4, 5, 6)
     losses.failed(4)
     clock.now += 30.0
+    return losses, clock
+
+
+def test_a_failure_costs_the_wait_for_the_next_step_and_the_steps_that_are_made_again(caplog):
+    losses, clock = failed_after_six_steps(caplog)
     make(losses, clock, 5, 6, 7)
     assert events(caplog) == [(5, 31.0, 2.0)]
     assert losses.total_s == 33.0
 
 
 def test_an_attempt_that_fails_before_it_makes_a_step_is_part_of_the_same_loss(caplog):
-    caplog.set_level(logging.INFO)
-    clock = Clock()
-    losses = Losses(logging.getLogger("losses"), clock)
-    make(losses, clock, 1, 2, 3, 4, 5, 6)
-    losses.failed(4)
-    clock.now += 30.0
+    losses, clock = failed_after_six_steps(caplog)
     losses.failed(0)  # and the checkpoint is damaged
     clock.now += 20.0
     make(losses, clock, 1)

@@ -60,7 +60,7 @@ test-fast: $(READY)  ## the tests that start no engine and no Ray
 
 test-gpu:  ## the tests that need a GPU, with vLLM's CUDA build
 	$(MAKE) EXTRA=gpu setup
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -n 4 -m gpu
 
 bench-gpu:  ## one table of what one GPU does, against TRL (9 minutes), with vLLM's CUDA build
 	$(MAKE) EXTRA=gpu setup

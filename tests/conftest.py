@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from support.models import save_llama
@@ -58,7 +59,9 @@ def smollm2() -> str:
     if missing := missing_packages():
         pytest.skip(f"needs SmolLM2-135M-Instruct: Python package {', '.join(missing)} is not installed ({INSTALL})")
     folder = REPOSITORY / "data" / "real" / "model"
-    write_model(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # one of several workers writes it
+        write_model(folder)
     return str(folder)
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu [--tiny] [--device cpu] [--sections learner engine publication runs]
 
-Every section runs in a process of its own, so that it finds the GPU empty, under a time limit of its own; one that
-fails leaves a line that says why. ``--tiny --device cpu`` takes the same way with the smallest models, to see that it
-works.
+Every section runs in a process of its own, so that it finds the GPU empty, under a time limit of its own. One that
+fails or takes too long leaves a line that says why, and all that it said in benchmarks/results/gpu-SECTION.log.
+``--tiny --device cpu`` takes the same way with the smallest models, to see that it works.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.gpu.scale import LIMITS_S, Figure, Scale, Section, scale
 from benchmarks.report import RESULTS, machine, save, table_of
 
-MARK = "figures: "
-"""Before a section's figures among what else its process prints."""
+MARK = "figure: "
+"""Before each of a section's figures among what else its process prints."""
 HEAD = ["section", "case", "shape", "tokens/s", "pairs/s", "of peak", "GPU memory", "GB/s", "seconds", "note"]
 
 
@@ -35,7 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = scale(arguments.device, tiny=arguments.tiny)
     if arguments.section:
-        print(MARK + json.dumps([dataclasses.asdict(figure) for figure in run_here(arguments.section, wanted)]))
+        for figure in run_here(arguments.section, wanted):
+            print(MARK + json.dumps(dataclasses.asdict(figure)), flush=True)
         return
     figures = [figure for name in arguments.sections for figure in run_apart(name, wanted, tiny=arguments.tiny)]
     table = table_of(HEAD, [row(figure) for figure in figures])
@@ -45,7 +47,7 @@ def main() -> None:
     (RESULTS / f"{name}.md").write_text(table + "\n")
 
 
-def run_here(name: str, wanted: Scale) -> list[Figure]:
+def run_here(name: str, wanted: Scale) -> Iterator[Figure]:
     """A section in this process."""
     measure: Section = importlib.import_module(f"benchmarks.gpu.{name}").measure
     if name in ("engine", "publication"):
@@ -60,20 +62,25 @@ def run_apart(name: str, wanted: Scale, *, tiny: bool) -> list[Figure]:
     command = [sys.executable, "-m", "benchmarks.gpu", "--section", name, "--device", wanted.device]
     command += ["--tiny"] if tiny else []
     print(f"{name} …", file=sys.stderr, flush=True)
-    limit = wanted.limits_s[name]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    limit, ending = wanted.limits_s[name], ""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    log = RESULTS / f"gpu-{name}.log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True) as process,
+    ):
         try:
-            printed, errors = process.communicate(timeout=limit)
+            printed, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)  # its workers too: they hold the GPU
-            return [Figure(name, "", "", note=f"not finished within {limit:g} s")]
+            printed, _ = process.communicate()
+            ending = f"not finished within {limit:g} s"
+    if process.returncode and not ending:
+        said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        ending = f"failed: {said[-1] if said else process.returncode}"
     lines = [line.removeprefix(MARK) for line in printed.splitlines() if line.startswith(MARK)]
-    if process.returncode or not lines:
-        said = [line.strip() for line in errors.splitlines() if line.strip()]
-        return [Figure(name, "", "", note=f"failed: {said[-1] if said else process.returncode}")]
-    return [Figure(**figure) for figure in json.loads(lines[-1])]
+    figures = [Figure(**json.loads(line)) for line in lines]
+    return figures + ([Figure(name, "", "", note=ending)] if ending else [])
 
 
 def row(figure: Figure) -> list[str]:

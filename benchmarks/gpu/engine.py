@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from buffer.config import BufferConfig
 ROWS = 500
 
 
-def measure(scale: Scale) -> list[Figure]:
+def measure(scale: Scale) -> Iterator[Figure]:
     """One figure."""
     prompt, response, segment = map(int, scale.pair_shape.split("/"))
     draw, vocabulary = np.random.default_rng(0), ARCHITECTURES[scale.learner].vocabulary
@@ -58,12 +59,5 @@ def measure(scale: Scale) -> list[Figure]:
         buffer.close()
         ray.get(running)
     note = f"{scale.requests} requests a round"
-    return [
-        Figure(
-            "engine",
-            "through the actor",
-            f"{scale.learner}, {scale.pair_shape}",
-            tokens_per_s=statistics.median(rates),
-            note=note,
-        )
-    ]
+    shape = f"{scale.learner}, {scale.pair_shape}"
+    yield Figure("engine", "through the actor", shape, tokens_per_s=statistics.median(rates), note=note)

@@ -11,7 +11,7 @@ import dataclasses
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -35,11 +35,12 @@ def whole(pair: PreferencePair) -> PreferencePair:
     return dataclasses.replace(pair, start=0, end=len(pair.chosen), replacement=rejected, suffix_kept=False)
 
 
-def measure(scale: Scale) -> list[Figure]:
+def measure(scale: Scale) -> Iterator[Figure]:
     """One figure a case."""
     architecture = ARCHITECTURES[scale.learner]
     pairs = make_pairs(scale.pair_shape, scale.pairs, vocabulary=architecture.vocabulary)
-    return [_measure(scale, name, case, pairs) for name, case in CASES.items()]
+    for name, case in CASES.items():
+        yield _measure(scale, name, case, pairs)
 
 
 def _measure(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Sender:
         return sum(p.numel() * p.element_size() for p in self._model.parameters()), seconds[2:]
 
 
-def measure(scale: Scale) -> list[Figure]:
+def measure(scale: Scale) -> Iterator[Figure]:
     """One figure a backend."""
     gpus = torch.cuda.device_count() if scale.device == "cuda" else 0
     backends: list[Backend] = ["shm", "ipc"] if gpus else ["shm", "gloo"]
@@ -62,7 +63,8 @@ def measure(scale: Scale) -> list[Figure]:
         backends.append("nccl")
     with tempfile.TemporaryDirectory() as folder:
         model = write(scale, Path(folder))
-        return [_measure(scale, model, backend, spread=backend == "nccl") for backend in backends]
+        for backend in backends:
+            yield _measure(scale, model, backend, spread=backend == "nccl")
 
 
 def _measure(scale: Scale, model: str, backend: Backend, *, spread: bool) -> Figure:

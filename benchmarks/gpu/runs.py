@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ WITH_ADAPTERS = ("8B",)
 ROWS = 200
 
 
-def measure(scale: Scale) -> list[Figure]:
+def measure(scale: Scale) -> Iterator[Figure]:
     """One figure a model."""
-    return [_measure(scale, model) for model in scale.runs]
+    for model in scale.runs:
+        yield _measure(scale, model)
 
 
 def _measure(scale: Scale, model: str) -> Figure:
@@ -46,6 +48,7 @@ def _measure(scale: Scale, model: str) -> Figure:
         command = [sys.executable, "-m", "cluster", "train", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ.copy())
         if done.returncode:
+            print(done.stderr, file=sys.stderr)
             reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no word")
             return Figure("run", model, scale.pair_shape, note=f"failed: {reason.strip()}")
         lines = (folder / "runs" / "bench" / "metrics.jsonl").read_text().splitlines()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,7 @@ class Scale:
         return "bfloat16" if self.device == "cuda" else "float32"
 
 
-LIMITS_S = {"learner": 130.0, "engine": 90.0, "publication": 90.0, "runs": 220.0}
+LIMITS_S = {"learner": 100.0, "engine": 80.0, "publication": 80.0, "runs": 270.0}
 
 
 def scale(device: str, *, tiny: bool) -> Scale:
@@ -115,4 +115,5 @@ def peak_of(card: str) -> float | None:
     return next((peak for name, peak in PEAKS.items() if name in card), None)
 
 
-Section = Callable[[Scale], list[Figure]]
+Section = Callable[[Scale], Iterator[Figure]]
+"""Gives each figure as soon as it is there."""

@@ -46,7 +46,8 @@ class Sender:
         """Go on with another model."""
         from transformers import AutoModelForCausalLM
 
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, self._dtype))
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, self._dtype)).to(device)
 
     def stage(self, version: int, damaged: bool = False) -> None:
         """Other weights for every version, as different as a few hundred steps make them."""
@@ -62,7 +63,8 @@ class Sender:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self._model.parameters():
-                parameter.add_(share * parameter.std() * torch.randn(parameter.shape, generator=generator))
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+                parameter.add_(share * parameter.std() * noise)
 
     def stage_as_is(self, version: int) -> None:
         self._publisher.stage(version, metadata(self._model), named_layers(self._model, zero_stage=0))
@@ -108,7 +110,7 @@ class AdapterSender(Sender):
         with torch.no_grad():
             for name, parameter in self._model.named_parameters():
                 if is_adapter(name):
-                    parameter.add_(share / 3 * torch.randn(parameter.shape, generator=generator))
+                    parameter.add_(share / 3 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
 
     def stage_as_is(self, version: int) -> None:
         self._publisher.stage(version, adapter_metadata(self._model), adapter_layers(self._model, zero_stage=0))

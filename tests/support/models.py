@@ -40,7 +40,7 @@ def token_logps(model: torch.nn.Module, sequence: Sequence[int]) -> np.ndarray:
     """float32 [tokens - 1]: log-probability in nats of every token but the first, by one forward."""
     import torch
 
-    ids = torch.tensor(sequence)[None]
+    ids = torch.tensor(sequence, device=next(model.parameters()).device)[None]
     with torch.no_grad():
         logps = model(ids).logits[0, :-1].float().log_softmax(-1)
-    return logps.gather(-1, ids[0, 1:, None])[:, 0].numpy()
+    return logps.gather(-1, ids[0, 1:, None])[:, 0].cpu().numpy()

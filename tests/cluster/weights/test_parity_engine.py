@@ -27,7 +27,9 @@ from support.engines import SEQUENCES, start_actor, start_sender
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-GREEDY = GenerationConfig(temperature=0.0, max_concurrent_requests=8)
+GREEDY = GenerationConfig(
+    temperature=0.0, max_concurrent_requests=8, gpu_memory_utilization=0.15, kv_cache_bytes=1 << 28
+)
 
 
 class Forgetful(GenerationActor):
@@ -68,9 +70,10 @@ class Pool:
 class Run:
     """A sender in the place of the learner, one actor, and the check between them."""
 
-    def __init__(self, folder: str, dtype: str, sequences: list[list[int]]) -> None:
-        self.sender = start_sender(folder, "shm", dtype)
-        self.actor = start_actor("a", folder, "shm", GREEDY, kind=Forgetful, dtype=dtype)
+    def __init__(self, folder: str, dtype: str, sequences: list[list[int]], gpus: float = 0.0) -> None:
+        """``gpus``: of the sender, and of the actor."""
+        self.sender = start_sender(folder, "shm", dtype, gpus=gpus)
+        self.actor = start_actor("a", folder, "shm", GREEDY, kind=Forgetful, dtype=dtype, gpus=gpus)
         ray.get([self.sender.retarget.remote({"a": self.actor}), self.actor.ready.remote()])
         pool: Any = Pool(Member(Worker("a", self.actor)))
         self.pool = pool
@@ -173,4 +176,18 @@ def test_a_real_model_in_bfloat16_passes_and_what_is_wrong_with_it_is_caught(ray
     """Few tokens: a CPU without bf16 instructions takes ten times as long. Six minutes on two busy cores."""
     run = Run(smollm2, "bfloat16", docstring_tokens(smollm2, tokens=64, rows=2))
     judge_what_can_happen(run, moved=0.05)
+    run.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_a_real_model_in_bfloat16_on_a_gpu_passes_and_what_is_wrong_with_it_is_caught(ray_local, smollm2):
+    run = Run(smollm2, "bfloat16", docstring_tokens(smollm2, tokens=140, rows=8), gpus=0.5)
+    judge_what_can_happen(run, moved=0.05)
+    # The cache of version 3's rows is left, and the weights are right.
+    ray.get(run.actor.keep_cache.remote())
+    ray.get(run.sender.move.remote(5, 0.3))
+    run.publish(5)
+    _, reason = run.check(5)
+    assert reason
     run.close()

@@ -68,7 +68,8 @@ class StagedReceiver(WeightTransferEngine):
         assert self._watch is not None
         self._watch.close()
         finalize_layerwise_reload(self.model, self.model_config)
-        self._restore_expert_kernels()
+        if self.device.type == "cpu":
+            self._restore_expert_kernels()
         self._repack_tied_head()
         if self.device.type != "cpu":
             # What the transfer needed goes back: an engine that sleeps keeps no memory but this.

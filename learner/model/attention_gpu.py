@@ -174,7 +174,7 @@ def attend_flex(
     if dropout:
         raise UserError("FlexAttention has no dropout; set the model's attention_dropout to 0")
     score_mod = None if softcap is None else lambda score, b, h, q, k: softcap * torch.tanh(score / softcap)
-    out: Tensor = _flex_kernel(query.device.type)(
+    out: Tensor = _flex_kernel(query.device.type, softcap is not None)(
         query,
         key,
         value,
@@ -250,8 +250,10 @@ def _listed(chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache
-def _flex_kernel(device_type: str) -> Any:
+def _flex_kernel(device_type: str, capped: bool) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     # Uncompiled FlexAttention is the quadratic reference; it serves the tests on CPU.
-    return flex_attention if device_type == "cpu" else torch.compile(flex_attention, dynamic=True)
+    # Told that all is dynamic, torch makes a variable of the cap, which it then can't differentiate through: it may find
+    # out by itself that lengths vary.
+    return flex_attention if device_type == "cpu" else torch.compile(flex_attention, dynamic=None if capped else True)

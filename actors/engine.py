@@ -14,6 +14,7 @@ from actors.config import GenerationConfig
 from actors.engine_options import engine_arguments, environment
 from actors.inprocess import InProcessEngine
 from actors.messages import Completion, EngineSpec
+from actors.own_output import OwnOutput
 from contracts.errors import UserError, first_line
 from contracts.pair import TokenIds
 
@@ -54,6 +55,7 @@ class SegmentEngine:
         self._config, self._ends = config, list(spec.ends)
         self._keeps_base = spec.adapters is not None
         self._begin_awake()
+        self._output = OwnOutput()
         arguments = engine_arguments(spec, config)
         try:
             if spec.use_gpu:
@@ -61,7 +63,7 @@ class SegmentEngine:
             else:
                 self._engine = InProcessEngine(EngineArgs(**arguments))
         except (*LOADING_ERRORS, VLLMError) as error:
-            reason = first_line(error)
+            reason = self._output.reason(error)
             if spec.adapters and "LoRA" in reason:
                 reason = f"{reason.rstrip('.')}; set weights.lora=merged to publish merged weights"
             raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {reason}") from error
@@ -135,6 +137,7 @@ class SegmentEngine:
             RequestRejected: vLLM can't run it. Any other error is the engine's.
         """
         from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         final = None
         try:
@@ -143,6 +146,8 @@ class SegmentEngine:
                 final = output
         except (ValueError, VLLMClientError) as error:  # vLLM's validation errors are of either kind
             raise RequestRejected(first_line(error)) from error
+        except EngineDeadError as error:
+            raise RuntimeError(self._output.reason(error)) from error
         assert final is not None
         return final
 

@@ -85,7 +85,7 @@ class Scale:
         return "bfloat16" if self.device == "cuda" else "float32"
 
 
-LIMITS_S = {"learner": 100.0, "engine": 80.0, "publication": 80.0, "runs": 270.0}
+LIMITS_S = {"learner": 80.0, "engine": 110.0, "publication": 120.0, "runs": 230.0}
 
 
 def scale(device: str, *, tiny: bool) -> Scale:

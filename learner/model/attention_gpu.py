@@ -254,6 +254,8 @@ def _flex_kernel(device_type: str, capped: bool) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     # Uncompiled FlexAttention is the quadratic reference; it serves the tests on CPU.
-    # Told that all is dynamic, torch makes a variable of the cap, which it then can't differentiate through: it may find
-    # out by itself that lengths vary.
-    return flex_attention if device_type == "cpu" else torch.compile(flex_attention, dynamic=None if capped else True)
+    if device_type == "cpu":
+        return flex_attention
+    # Told that everything varies, torch makes a variable of the soft cap too, and fails on the GPU. It finds out by
+    # itself that lengths vary.
+    return torch.compile(flex_attention, dynamic=None if capped else True)

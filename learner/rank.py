@@ -127,6 +127,17 @@ class LearnerRank:
             self.sink = self._make_sink()
         return self.note
 
+    def settled(self) -> None:
+        """Answers when this rank has done what it was at; in each lane for itself."""
+
+    def begin_again(self) -> str:
+        """For the next attempt of a run in which another part died: as after ``setup``, but for the weights, which
+        ``load`` brings. All ranks together; returns ``note``."""
+        if self.sink is not None and self._make_sink is not None:
+            self.sink.shutdown()
+            self.sink = self._make_sink()  # the old one holds versions that the run has not come to again
+        return self.note
+
     def packed(self, pairs: Sequence[PreferencePair]) -> list[PackedBatch]:
         """How ``step`` would lay ``pairs`` out."""
         return self._passes.pack(pairs)

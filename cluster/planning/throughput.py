@@ -38,7 +38,7 @@ class Device:
 
 
 DEVICES = {
-    # 40 % of the data sheet's dense bf16 rate (an H200 trained a model of 1.2 B at 43 %, docs/gpu.md), 70 % of its memory
+    # 40 % of the data sheet's dense bf16 rate (an H200 trained 1.2 B weights at 43 %, docs/gpu.md), 70 % of its memory
     # bandwidth, half of NVLink's. The rest is read, not measured.
     "h100": Device("h100", 0.40 * 989e12, 0.7 * 3.35e12, 225e9, 0.05, 0.004, 0.0005),
     "h200": Device("h200", 0.40 * 989e12, 0.7 * 4.8e12, 225e9, 0.05, 0.004, 0.0005),

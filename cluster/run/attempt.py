@@ -83,6 +83,8 @@ class Setting:
     """What is published to the actors, where it is not whole weights."""
     survivors: list[Member] = field(default_factory=list)
     """Actors of an attempt that failed; the next one takes them over."""
+    ranks: list[Ranks] = field(default_factory=list)
+    """Its ranks, where another part failed; one at most."""
     asked: Asked = field(default_factory=Asked)
     """What was asked through the run's mailbox and is not done yet."""
 
@@ -113,6 +115,8 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         parts.callback(collector.close)
         collector.start()
         with activity.phase("placing ranks, buffer and actors"):
+            if not checkpoint:  # the starting weights are gone
+                end_ranks(setting)
             group, source = start_parts(setting, parts, inbox, collector)
         with activity.phase("making room on shared GPUs"):
             source.prepare()
@@ -244,8 +248,14 @@ def _start_rollouts(
     parts.callback(buffer.shutdown)
     backend = backend_of(config, hardware)
     publisher = PublisherSpec(backend, config.weights.timeout_s, config.generation.tensor_parallel, overlap=slack > 0)
-    ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
-    parts.callback(ranks.shutdown)
+    if setting.ranks and len(setting.ranks[0].workers) != config.learner.ranks:
+        end_ranks(setting)
+    ranks = (
+        setting.ranks.pop()
+        if setting.ranks
+        else Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
+    )
+    parts.push(partial(_keep_ranks, setting, ranks))
     beside = ranks.placement if config.cluster.colocate else None
     factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label, beside, setting.adapters)
     pool = ActorPool(
@@ -272,6 +282,22 @@ def _start_rollouts(
     sequences = choose_sequences(table, config.data.max_length - 1)
     parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger)
     return group, RolloutSource(config, len(table), buffer, pool, group, parity, setting.log.activity)
+
+
+def _keep_ranks(setting: Setting, ranks: Ranks, _: object, failure: BaseException | None, __: object) -> None:
+    """On the way out: ranks end, unless the attempt failed by another part's fault. Then they serve the next one, which
+    is spared the start of their processes."""
+    failed = isinstance(failure, (WorkerFailure, ray.exceptions.RayError))
+    if failed and not setting.config.cluster.colocate and ranks.settle(RayCalls()):
+        setting.ranks.append(ranks)
+    else:
+        ranks.shutdown()
+
+
+def end_ranks(setting: Setting) -> None:
+    """Those that no attempt takes over."""
+    while setting.ranks:
+        setting.ranks.pop().shutdown()
 
 
 def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseException | None, __: object) -> None:

@@ -13,7 +13,7 @@ import ray
 from cluster.config.run_config import RunConfig
 from cluster.reports.ray_metrics import EventCounts, RayMetrics
 from cluster.reports.run_log import RunLog
-from cluster.run.attempt import Setting, run_attempt
+from cluster.run.attempt import Setting, end_ranks, run_attempt
 from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
 from cluster.run.losses import Losses
@@ -104,6 +104,7 @@ def train(
             config, folder, inputs, total_steps, hardware, log, policy, metrics, Losses(log.logger), run.adapters
         )
         stack.callback(end_all, setting.survivors)
+        stack.callback(end_ranks, setting)
         try:
             closing = _attempts(setting, run.checkpoint, Progress(run.first_step))
         except BaseException as error:  # for the files alone: the command line prints its own line

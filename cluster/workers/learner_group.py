@@ -21,6 +21,7 @@ from cluster.workers.patience import Patience
 from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure, wait_for_all
 from cluster.workers.resources import Hardware, rank_bundle, rank_share
 from cluster.workers.specs import rank_spec
+from contracts.errors import UserError
 from contracts.pair import PreferencePair, ReferenceScore
 from learner.messages import StepReport
 from learner.model.packing import split_by_cost
@@ -28,6 +29,8 @@ from learner.rank import LearnerRank
 
 STACKS_S = 10.0
 """Longest wait for the ranks' stacks."""
+SETTLE_S = 15.0
+"""Longest wait for ranks to finish what they were at when another part of the run died."""
 WEIGHTS_LANE = "weights"
 """Training calls run one after the other in a rank's default lane; a publication is sent from this one, while the next
 step already runs."""
@@ -48,12 +51,16 @@ class GroupStep:
     """Reward margins, aligned with the pairs; None where the objective has none."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ranks:
     """The ranks' processes and their place."""
 
     workers: tuple[Worker, ...]
     placement: Placement
+    failed: bool = False
+    """Whether one of them failed: then all are of no more use."""
+    loaded: bool = False
+    """Whether they have met and hold the model, from an attempt before."""
 
     @classmethod
     def start(
@@ -104,6 +111,22 @@ class Ranks:
         )
         return cls(workers, placement)
 
+    def settle(self, calls: Calls) -> bool:
+        """After another part of the run failed: whether the ranks are all there and at rest, so that the next attempt
+        can have them."""
+        if self.failed or not self.loaded:
+            return False
+        left = [rank.call("settled", lane=lane) for rank in self.workers for lane in (None, WEIGHTS_LANE, DISK_LANE)]
+        deadline = time.monotonic() + SETTLE_S
+        while left and (left_s := deadline - time.monotonic()) > 0:
+            for call in calls.first_done(left, left_s):
+                left.remove(call)
+                try:
+                    calls.answer(call)
+                except (UserError, WorkerFailure):
+                    return False
+        return not left
+
     def shutdown(self) -> None:
         for worker in self.workers:
             worker.kill()
@@ -145,12 +168,14 @@ class LearnerGroup:
             stall_s: nothing is given up sooner, in seconds.
             beside: how answers are waited for in another thread; default: Ray's own way.
         """
-        self._ranks, self._calls, self._log, self._beside = ranks.workers, calls, log, beside or RayCalls()
+        self._group, self._ranks = ranks, ranks.workers
+        self._calls, self._log, self._beside = calls, log, beside or RayCalls()
         self._stall_s = stall_s
         self._patience: defaultdict[str, Patience] = defaultdict(lambda: Patience(stall_s))
 
     def setup(self, phase: Callable[[str], AbstractContextManager[Any]] = nullcontext) -> str:
-        """Form the process group and load the model; returns why the forward is not the shared one, or nothing.
+        """Form the process group and load the model; returns why the forward is not the shared one, or nothing. Ranks
+        of an attempt before have both.
 
         The ranks meet here after loading, not in a collective with its time limit: one may have a model to download
         that others find on their disks.
@@ -161,6 +186,9 @@ class LearnerGroup:
         Raises:
             UserError: the model can't be loaded, or does not fit the config.
         """
+        if self._group.loaded:
+            with phase("the ranks begin again"):
+                return str(self._all("begin_again")[0])
         with phase("starting the ranks' processes"):
             address, port = self._answers("address", [self._ranks[0].call("address")])[0]
         with phase("ranks meet"):
@@ -169,6 +197,7 @@ class LearnerGroup:
             self._load_weights()
         with phase("setting up DeepSpeed"):
             note: str = self._all("setup")[0]
+        self._group.loaded = True
         return note
 
     def step(self, pairs: list[PreferencePair]) -> GroupStep:
@@ -269,7 +298,11 @@ class LearnerGroup:
     def _answers(self, method: str, calls: list[Call]) -> list[Any]:
         patience = self._patience[method]
         started, limit_s = time.monotonic(), patience.limit_s
-        answers = wait_for_all(calls, self._calls, limit_s, lambda missing: self._overdue(method, limit_s, missing))
+        try:
+            answers = wait_for_all(calls, self._calls, limit_s, lambda missing: self._overdue(method, limit_s, missing))
+        except WorkerFailure:
+            self._group.failed = True
+            raise
         patience.observe(time.monotonic() - started)
         return answers
 

@@ -47,7 +47,8 @@ class Sender:
         from transformers import AutoModelForCausalLM
 
         device = "cuda" if ray.get_gpu_ids() else "cpu"
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, self._dtype)).to(device)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, self._dtype))
+        self._model = loaded.to(device)
 
     def stage(self, version: int, damaged: bool = False) -> None:
         """Other weights for every version, as different as a few hundred steps make them."""

@@ -236,7 +236,12 @@ def test_after_a_death_the_run_goes_on_by_itself_and_is_the_run_that_would_have_
             time.sleep(0.01)
         assert not running.done()
         assert ray.get(engine.ready.remote()) == "actor-0", "the engine stayed"
+        if victim != "rank-0":
+            ranks = [ray.get_actor(f"mortal-rank-{rank}", namespace=NAMESPACE) for rank in (0, 1)]
+            ray.get([rank.settled.remote() for rank in ranks])  # they stayed too
         result = running.result()
     assert metrics(result) == metrics(lockstep)
     assert same_weights(result, lockstep)
-    assert "it goes on from step-4" in (result.folder / "run.log").read_text()
+    log = (result.folder / "run.log").read_text()
+    assert "it goes on from step-4" in log
+    assert log.count("setting up DeepSpeed") == (2 if victim == "rank-0" else 1)

@@ -81,6 +81,39 @@ def test_the_ranks_meet_where_rank_0_says_and_load_before_they_set_up():
         assert met == [("rendezvous", ("10.0.0.1", 1234)), ("load_weights", ()), ("setup", ())]
 
 
+def test_ranks_of_an_attempt_before_begin_again_and_are_not_set_up() -> None:
+    ranks = [Rank("rank-0", begin_again="padded forward"), Rank("rank-1", begin_again="")]
+    several = group(*ranks)
+    several._group.loaded = True
+    assert several.setup() == "padded forward"
+    assert [[method for method, *_ in rank.calls] for rank in ranks] == [["begin_again"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "serves"),
+    [(None, True), (WorkerFailure("killed", died=True), False), (Rank.NEVER, False)],
+    ids=["at rest", "one died", "one in a collective"],
+)
+def test_ranks_serve_the_next_attempt_where_all_are_at_rest(monkeypatch, answer: Any, serves: bool) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.05)
+    ranks: Any = (Rank("rank-0"), Rank("rank-1", settled=answer))
+    several = Ranks(ranks, Any)  # type: ignore[arg-type]
+    calls = FakeCalls(*[lambda: time.sleep(0.001)] * 2000)
+    assert not several.settle(calls), "they have not loaded the model"
+    several.loaded = True
+    assert several.settle(calls) == serves
+    assert ranks[0].lanes == [None, WEIGHTS_LANE, DISK_LANE]
+
+
+def test_ranks_that_failed_do_not_serve_again() -> None:
+    broken = Rank("rank-0", step=WorkerFailure("OutOfMemoryError: 2 GiB", died=False))
+    several = group(broken, Rank("rank-1", step=scored))
+    several._group.loaded = True
+    with pytest.raises(WorkerFailure):
+        several.step(pairs(1, 2))
+    assert not several._group.settle(FakeCalls())
+
+
 def test_a_rank_that_stands_still_while_held_out_rows_are_scored_is_given_up() -> None:
     stopped = Rank("rank-0", evaluate=Rank.NEVER, stacks="in a collective")
     with pytest.raises(WorkerFailure, match="rank-0: no answer to evaluate"):

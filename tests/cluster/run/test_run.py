@@ -244,4 +244,4 @@ def test_after_a_death_the_run_goes_on_by_itself_and_is_the_run_that_would_have_
     assert same_weights(result, lockstep)
     log = (result.folder / "run.log").read_text()
     assert "it goes on from step-4" in log
-    assert log.count("setting up DeepSpeed") == (2 if victim == "rank-0" else 1)
+    assert ("the ranks begin again" in log) == (victim != "rank-0")

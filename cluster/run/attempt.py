@@ -285,10 +285,10 @@ def _start_rollouts(
 
 
 def _keep_ranks(setting: Setting, ranks: Ranks, _: object, failure: BaseException | None, __: object) -> None:
-    """On the way out: ranks end, unless the attempt failed by another part's fault. Then they serve the next one, which
-    is spared the start of their processes."""
-    failed = isinstance(failure, (WorkerFailure, ray.exceptions.RayError))
-    if failed and not setting.config.cluster.colocate and ranks.settle(RayCalls()):
+    """On the way out: ranks end, unless another part died. Then they serve the next attempt, which is spared the start
+    of their processes. Where something raised, as after steps without a finite gradient, new ones are safer."""
+    died = failure.died if isinstance(failure, WorkerFailure) else isinstance(failure, ray.exceptions.RayError)
+    if died and not setting.config.cluster.colocate and ranks.settle(RayCalls()):
         setting.ranks.append(ranks)
     else:
         ranks.shutdown()

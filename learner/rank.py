@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from contracts.errors import UserError
+from contracts.errors import UserError, first_line
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
 from contracts.spans import span
@@ -42,6 +43,9 @@ from learner.zero.weights import adapter_layers, adapter_metadata, metadata, nam
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+
+
+logger = logging.getLogger(__name__)
 
 
 class LearnerRank:
@@ -134,8 +138,12 @@ class LearnerRank:
         """For the next attempt of a run in which another part died: as after ``setup``, but for the weights, which
         ``load`` brings. All ranks together; returns ``note``."""
         if self.sink is not None and self._make_sink is not None:
-            self.sink.shutdown()
-            self.sink = self._make_sink()  # the old one holds versions that the run has not come to again
+            # It holds versions that the run has not come to again.
+            old, self.sink = self.sink, self._make_sink()
+            try:
+                old.shutdown()
+            except Exception as error:  # whoever it could not take leave of is told by the new one
+                logger.warning("rank %d: weights: %s", self.rank, first_line(error))
         return self.note
 
     def packed(self, pairs: Sequence[PreferencePair]) -> list[PackedBatch]:

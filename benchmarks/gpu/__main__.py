@@ -3,7 +3,8 @@
     python -m benchmarks.gpu [--tiny] [--device cpu] [--sections learner engine publication runs]
 
 Every section runs in a process of its own, so that it finds the GPU empty, under a time limit of its own. One that
-fails or takes too long leaves a line that says why, and all that it said in benchmarks/results/gpu-SECTION.log.
+fails or takes too long leaves a line that says why, and all that it said in benchmarks/results/gpu-SECTION.log, or of a
+whole run in gpu-run-MODEL.log.
 ``--tiny --device cpu`` takes the same way with the smallest models, to see that it works.
 """
 
@@ -24,6 +25,8 @@ from benchmarks.report import RESULTS, machine, save, table_of
 
 MARK = "figure: "
 """Before each of a section's figures among what else its process prints."""
+KILLED_S = 60.0
+"""Longest that a killed process may take to be gone."""
 HEAD = ["section", "case", "shape", "tokens/s", "pairs/s", "of peak", "GPU memory", "GB/s", "seconds", "note"]
 
 
@@ -64,7 +67,7 @@ def run_apart(name: str, wanted: Scale, *, tiny: bool) -> list[Figure]:
     print(f"{name} …", file=sys.stderr, flush=True)
     limit, ending = wanted.limits_s[name], ""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    log = RESULTS / f"gpu-{name}.log"
+    log = RESULTS / f"gpu{'-tiny' if tiny else ''}-{name}.log"
     with (
         log.open("w") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True) as process,
@@ -73,13 +76,14 @@ def run_apart(name: str, wanted: Scale, *, tiny: bool) -> list[Figure]:
             printed, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)  # its workers too: they hold the GPU
-            printed, _ = process.communicate()
+            printed, _ = process.communicate(timeout=KILLED_S)
             ending = f"not finished within {limit:g} s"
     if process.returncode and not ending:
         said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         ending = f"failed: {said[-1] if said else process.returncode}"
     lines = [line.removeprefix(MARK) for line in printed.splitlines() if line.startswith(MARK)]
-    figures = [Figure(**json.loads(line)) for line in lines]
+    figures = [Figure(**json.loads(line)) for line in lines if line.endswith("}")]
+    ending = ending or ("" if figures else "failed: it gave no figure")
     return figures + ([Figure(name, "", "", note=ending)] if ending else [])
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.conversations import Lengths, write_rows
 from benchmarks.gpu.scale import ARCHITECTURES, Figure, Scale
 from benchmarks.models import with_random_weights
+from benchmarks.report import RESULTS
 from demo.model import write_model
 from demo.smollm2 import missing_packages
 from demo.smollm2 import write_model as write_smollm2
@@ -46,10 +47,11 @@ def _measure(scale: Scale, model: str) -> Figure:
         path = folder / "run.yaml"
         path.write_text(json.dumps(config(scale, model, lengths, folder)))  # which is YAML, too
         command = [sys.executable, "-m", "cluster", "train", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ.copy())
+        said = RESULTS / f"gpu-run-{model}.log"  # stays, also when the section's time is over
+        with said.open("w") as file:
+            done = subprocess.run(command, stdout=file, stderr=file, text=True, check=False, env=os.environ.copy())
         if done.returncode:
-            print(done.stderr, file=sys.stderr)
-            reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no word")
+            reason = next((line for line in reversed(said.read_text().splitlines()) if line.strip()), "no word")
             return Figure("run", model, scale.pair_shape, note=f"failed: {reason.strip()}")
         lines = (folder / "runs" / "bench" / "metrics.jsonl").read_text().splitlines()
     return figure(model, scale.pair_shape, scale.pairs, [json.loads(line) for line in lines])

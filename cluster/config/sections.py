@@ -244,7 +244,7 @@ class RecoveryConfig(Section):
     restarts: NonNegative = Field(
         5,
         description="Attempts that may fail within `within_steps`: each time a learner rank, the buffer or a node dies "
-        "the parts are placed anew and the run goes on from its newest checkpoint.",
+        "what died is placed anew and the run goes on from its newest checkpoint.",
     )
     replacements: NonNegative = Field(8, description="Generation actors that may fail within `within_steps`.")
     within_steps: Count = Field(1000, description="Optimizer steps over which failures are counted.")

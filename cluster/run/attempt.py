@@ -1,7 +1,7 @@
 """One attempt of a run: its parts are started in an order in which each is handed what it needs, used, shut down.
 
-A learner rank, the coordinator or a shard that dies ends the attempt; the next one begins here again, with everything
-placed anew, from the newest checkpoint.
+A learner rank, the coordinator or a shard that dies ends the attempt; the next one begins here again, from the newest
+checkpoint, with what did not die and with the rest placed anew.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ from cluster.workers.failure_policy import FailurePolicy
 from cluster.workers.inbox import Asked, Inbox
 from cluster.workers.learner_group import LearnerGroup, Ranks, WeightSync
 from cluster.workers.member import Member
-from cluster.workers.ray_calls import NAMESPACE, RayCalls, WorkerFailure
-from cluster.workers.resources import Hardware
+from cluster.workers.ray_calls import NAMESPACE, RayCalls, WorkerFailure, failure_of
+from cluster.workers.resources import Hardware, nodes_that_answer
 
 TRIES = 4
 """Waits of weights.timeout_s that a publication may take: joining and transferring, and both once more."""
@@ -248,13 +248,8 @@ def _start_rollouts(
     parts.callback(buffer.shutdown)
     backend = backend_of(config, hardware)
     publisher = PublisherSpec(backend, config.weights.timeout_s, config.generation.tensor_parallel, overlap=slack > 0)
-    if setting.ranks and len(setting.ranks[0].workers) != config.learner.ranks:
-        end_ranks(setting)
-    ranks = (
-        setting.ranks.pop()
-        if setting.ranks
-        else Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
-    )
+    if not (ranks := _kept_ranks(setting)):
+        ranks = Ranks.start(config, hardware, setting.total_steps, setting.label, publisher, ends=ends)
     parts.push(partial(_keep_ranks, setting, ranks))
     beside = ranks.placement if config.cluster.colocate else None
     factory = ActorFactory.of(config, hardware, table, ends, buffer, setting.label, beside, setting.adapters)
@@ -287,11 +282,23 @@ def _start_rollouts(
 def _keep_ranks(setting: Setting, ranks: Ranks, _: object, failure: BaseException | None, __: object) -> None:
     """On the way out: ranks end, unless another part died. Then they serve the next attempt, which is spared the start
     of their processes. Where something raised, as after steps without a finite gradient, new ones are safer."""
-    died = failure.died if isinstance(failure, WorkerFailure) else isinstance(failure, ray.exceptions.RayError)
-    if died and not setting.config.cluster.colocate and ranks.settle(RayCalls()):
-        setting.ranks.append(ranks)
-    else:
-        ranks.shutdown()
+    found = failure_of(failure) if isinstance(failure, ray.exceptions.RayError) else failure
+    died = isinstance(found, WorkerFailure) and found.died
+    setting.ranks.append(ranks)  # first: who interrupts the wait ends them too
+    if not died or setting.config.cluster.colocate or not ranks.settle(RayCalls()):
+        end_ranks(setting)
+
+
+def _kept_ranks(setting: Setting) -> Ranks | None:
+    """Those of the attempt before, where they still fit: on other nodes than at the start everything is placed anew."""
+    if not setting.ranks:
+        return None
+    (ranks,) = setting.ranks
+    as_many = len(ranks.workers) == setting.config.learner.ranks
+    if as_many and len(nodes_that_answer()) == setting.hardware.nodes and ranks.settle(RayCalls()):
+        return setting.ranks.pop()
+    end_ranks(setting)
+    return None
 
 
 def end_ranks(setting: Setting) -> None:

@@ -87,7 +87,8 @@ class Slot:
     def release(self) -> None:
         if self.path:
             os.close(int(Path(self.path).name))
-            self.path, self.bytes = "", torch.zeros(0, dtype=torch.uint8)
+        self.path, self.bytes = "", torch.zeros(0, dtype=torch.uint8)
+        self.forget()
 
     def _take(self, chunks: list[Chunk]) -> Bucket:
         """Copy chunks that follow each other. What the checksum has read is still in the cache when it is copied."""

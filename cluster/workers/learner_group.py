@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -298,19 +298,35 @@ class LearnerGroup:
     def _answers(self, method: str, calls: list[Call]) -> list[Any]:
         patience = self._patience[method]
         started, limit_s = time.monotonic(), patience.limit_s
-        try:
-            answers = wait_for_all(calls, self._calls, limit_s, lambda missing: self._overdue(method, limit_s, missing))
-        except WorkerFailure:
-            self._group.failed = True
-            raise
+        of_ranks = _Blaming(self._calls, self._group)
+        answers = wait_for_all(calls, of_ranks, limit_s, lambda missing: self._overdue(method, limit_s, missing))
         patience.observe(time.monotonic() - started)
         return answers
 
     def _overdue(self, method: str, limit_s: float, missing: list[int]) -> str:
         """Why the group is given up; what its ranks are doing goes to the log."""
+        self._group.failed = True
         self.log_stacks(f"after {limit_s:.0f} s in {method}")
         names = ", ".join(self._ranks[position].name for position in missing)
         return f"{names}: no answer to {method} within {limit_s:.0f} s; stacks are in run.log"
+
+
+class _Blaming:
+    """Waits for calls of ranks, and notes when one of them failed: who looks after other parts meanwhile may raise
+    their failures here too."""
+
+    def __init__(self, calls: Calls, ranks: Ranks) -> None:
+        self._calls, self._ranks = calls, ranks
+
+    def first_done(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+        return self._calls.first_done(calls, timeout_s)
+
+    def answer(self, call: Call) -> Any:
+        try:
+            return self._calls.answer(call)
+        except WorkerFailure as failure:
+            self._ranks.failed |= not failure.elsewhere
+            raise
 
 
 def _environment(threads: int, hardware: Hardware) -> dict[str, str]:

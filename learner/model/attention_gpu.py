@@ -13,6 +13,8 @@ from torch import Tensor
 from contracts.errors import UserError
 from learner.model.packing import RowLayout
 
+PROGRAMS = 32
+"""That torch may compile FlexAttention to before it goes on without compiling, with a matrix of all tokens."""
 BLOCK = 128
 """Queries and keys of a block of FlexAttention; torch's own default."""
 
@@ -257,5 +259,6 @@ def _flex_kernel(device_type: str, capped: bool) -> Any:
     if device_type == "cpu":
         return flex_attention
     # Told that everything varies, torch makes a variable of the soft cap too, and fails on the GPU. It finds out by
-    # itself that lengths vary.
+    # itself that lengths vary; with windows and gradients, on or off, these are more programs than it makes by default.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, PROGRAMS)
     return torch.compile(flex_attention, dynamic=None if capped else True)

@@ -114,6 +114,18 @@ def test_ranks_that_failed_do_not_serve_again() -> None:
     assert not several._group.settle(FakeCalls())
 
 
+def test_what_happens_elsewhere_while_ranks_are_waited_for_is_not_theirs() -> None:
+    ranks: Any = (Rank("rank-0", step=Rank.NEVER), Rank("rank-1", step=Rank.NEVER))
+
+    def shard_dies() -> None:
+        raise WorkerFailure("shard-0: killed", died=True)
+
+    several = Ranks(ranks, Any)  # type: ignore[arg-type]
+    with pytest.raises(WorkerFailure, match="shard-0"):
+        LearnerGroup(several, FakeCalls(shard_dies), 60.0, logging.getLogger("test")).step(pairs(1, 2))
+    assert not several.failed
+
+
 def test_a_rank_that_stands_still_while_held_out_rows_are_scored_is_given_up() -> None:
     stopped = Rank("rank-0", evaluate=Rank.NEVER, stacks="in a collective")
     with pytest.raises(WorkerFailure, match="rank-0: no answer to evaluate"):

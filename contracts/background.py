@@ -27,6 +27,23 @@ def in_background(work: Callable[[], Result], name: str) -> Future[Result]:
     return answer
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Put ``text`` in place of what a file has. Whoever reads meanwhile, is killed or finds the disk full has one or
+    the other.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    aside = path.with_name(f"{path.name}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        flush(aside)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
 def flush(path: Path) -> None:
     """Force a file or folder to the disk: a rename may otherwise outlive the bytes that it names."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -101,13 +101,18 @@ class Victim:
                 break
             time.sleep(self._chance.random())
             self._traces.look(self._driver)
-            step, failed = self._steps(), self._failed()
+            step, failed, recovered = self._steps(), self._failed(), self._recovered()
             if not self._strike(fault):
                 continue
             began = time.monotonic()
-            if fault.ends_attempt:
-                wait_until(lambda failed=failed: self._failed() > failed, self._driver, NOTICED_S)  # type: ignore[misc]
-            came = wait_until(_NextStep(self), self._driver, RUN_S)
+            if fault.ends_attempt and wait_until(
+                lambda failed=failed: self._failed() > failed,  # type: ignore[misc]
+                self._driver,
+                NOTICED_S,
+            ):
+                came = wait_until(lambda before=recovered: self._recovered() > before, self._driver, RUN_S)  # type: ignore[misc]
+            else:
+                came = wait_until(_NextStep(self), self._driver, RUN_S)
             recovery_s = time.monotonic() - began if came else None
             self._outcome.hits.append(Hit(str(fault), step, recovery_s, os.getloadavg()[0]))
         self._traces.look(self._driver)
@@ -177,6 +182,10 @@ class Victim:
     def _failed(self) -> int:
         """Attempts that have failed so far."""
         return events(self.folder, "attempt failed")
+
+    def _recovered(self) -> int:
+        """How often a step was made after a failure; an attempt may fail before it has made one."""
+        return events(self.folder, "recovered")
 
     def _steps(self) -> int:
         """The last step that is in the metrics; the file may be in the middle of a write."""

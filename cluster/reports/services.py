@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from cluster.config.sections import LoggingConfig
 from cluster.reports.trackers import Figures, Tracker
+from contracts.background import write_whole
 from contracts.errors import UserError
 
 IDS = "trackers.json"
@@ -75,7 +76,7 @@ def _opening(kind: Callable[[RunInfo, str | None], Service], info: RunInfo, serv
         path = info.folder / IDS
         ids: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         tracker = kind(info, ids.get(service))
-        path.write_text(json.dumps(ids | {service: tracker.id}), encoding="utf-8")
+        write_whole(path, json.dumps(ids | {service: tracker.id}))
         return tracker
 
     return open_it

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from contracts.background import write_whole
 from contracts.errors import UserError
 from contracts.version import VERSION
 
@@ -71,7 +72,7 @@ def write_environment(folder: Path, hardware: str) -> None:
     """
     try:
         text = json.dumps(environment(hardware), indent=1, ensure_ascii=False)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        write_whole(folder / FILE, text + "\n")
     except OSError as error:
         raise UserError(f"{folder / FILE}: can't be written: {error.strerror}") from error
 

@@ -7,6 +7,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from contracts.background import write_whole
 from contracts.errors import UserError
 
 
@@ -85,8 +86,14 @@ def drop_lines_after(path: Path, step: int) -> None:
     """Drop the lines after ``step``, as a resumed run writes them again, and a torn last line.
 
     Raises:
-        UserError: a line is no object with a step.
+        UserError: a line is no object with a step, or the file can't be written. It is as it was then.
     """
-    if path.exists():
-        kept = [line for at, line in read_lines(path) if at <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    if not path.exists():
+        return
+    kept = "".join(f"{line}\n" for at, line in read_lines(path) if at <= step)
+    if len(kept.encode()) == path.stat().st_size:
+        return
+    try:
+        write_whole(path, kept)
+    except OSError as error:
+        raise UserError(f"{path}: can't be written: {error.strerror}") from error

@@ -15,6 +15,7 @@ from cluster.config.run_config import RunConfig
 from cluster.storage.checkpoints import CheckpointManifest, verify
 from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
 from cluster.storage.writable import validate_writable
+from contracts.background import write_whole
 from contracts.errors import UserError, first_line
 
 
@@ -85,7 +86,7 @@ class RunFolder:
             if self._started and not self.resumed:
                 shutil.rmtree(self.path)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(as_yaml(self._config), encoding="utf-8")
+            write_whole(self.path / "config.yaml", as_yaml(self._config))
         except OSError as error:
             raise UserError(
                 f"output_dir {self._config.output_dir}: {error.filename} can't be written: {error.strerror}"
@@ -166,9 +167,7 @@ class RunFolder:
 
     def keep_best(self, step: int, figure: str, mean: float) -> None:
         """Name the checkpoint of ``step`` the best, in place of the one before; a kill leaves one or the other."""
-        aside = self.path / "best.json.tmp"
-        aside.write_text(Best(step=step, figure=figure, mean=mean).model_dump_json(), encoding="utf-8")
-        aside.rename(self.path / "best.json")
+        write_whole(self.path / "best.json", Best(step=step, figure=figure, mean=mean).model_dump_json())
 
     def _whole(self) -> list[Path]:
         return whole_checkpoints(self.checkpoints)

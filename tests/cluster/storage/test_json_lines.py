@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
+from contracts.errors import UserError
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_on_a_full_disk_nothing_is_lost(tmp_path: Path, monkeypatch, step: int):
+    """And where nothing is dropped nothing is written."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused = pytest.raises(UserError, match=r"metrics.jsonl: can't be written: No space left")
+    with refused if step == 1 else nullcontext():
+        drop_lines_after(path, step)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_line_is_in_the_file_when_write_returns(tmp_path: Path) -> None:

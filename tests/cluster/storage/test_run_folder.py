@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +177,18 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     (folder.path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics.jsonl:2: damaged"):
         folder.validate_lines("metrics.jsonl")
+
+
+def test_a_resume_on_a_full_disk_leaves_the_config_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    folder = prepared(config(tmp_path))
+    folder.checkpoint(3).mkdir()
+    (folder.path / "metrics.jsonl").write_text('{"step": 3}\n')
+    write_manifest(folder.checkpoint(3), 3, data="d", total_steps=20)
+    before = (folder.path / "config.yaml").read_text()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "config.yaml")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "can't be written: No space left" in rejection(config(tmp_path, seed=7), resume=True)
+    assert (folder.path / "config.yaml").read_text() == before

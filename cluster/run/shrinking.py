@@ -7,11 +7,29 @@ import time
 from collections.abc import Callable, Sequence
 
 from cluster.config.run_config import RunConfig
-from cluster.workers.resources import demands, largest_division, nodes_that_answer
+from cluster.workers.resources import demands, largest_division, nodes_that_answer, silent_nodes
 from cluster.workers.room import Node, fits
 
 LOOK_S = 1.0
 """Pause between two looks at the cluster."""
+NOTICED_S = 60.0
+"""Longest wait until Ray takes a dead node for dead, in seconds. It needs 20 to 30."""
+
+
+def wait_for_ray(
+    log: logging.Logger,
+    *,
+    silent: Callable[[], int] = silent_nodes,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Until Ray knows of every death: it would place a part of the next attempt on a dead node."""
+    deadline = clock() + NOTICED_S
+    if count := silent():
+        log.info("%d node(s) give no answer: the next attempt waits until Ray knows", count)
+    while count and clock() < deadline:
+        sleep(LOOK_S)
+        count = silent()
 
 
 def fitted(

@@ -17,7 +17,7 @@ from cluster.run.attempt import Setting, end_ranks, run_attempt
 from cluster.run.checks import LINES, check_run
 from cluster.run.loop import Progress
 from cluster.run.losses import Losses
-from cluster.run.shrinking import fitted
+from cluster.run.shrinking import fitted, wait_for_ray
 from cluster.run.stopping import ended_by_sigterm
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
@@ -133,6 +133,7 @@ def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> 
 
 def _on_what_is_left(setting: Setting) -> Setting:
     """For the cluster as it is now: engines that are one too many end."""
+    wait_for_ray(setting.log.logger)
     config = fitted(setting.config, setting.log.logger, use_gpu=setting.hardware.use_gpu)
     end_all(setting.survivors[config.generation.actors :])
     del setting.survivors[config.generation.actors :]

@@ -86,6 +86,12 @@ def nodes_that_answer() -> list[Node]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"] and _answers(node)]
 
 
+def silent_nodes() -> int:
+    """How many nodes give no answer that Ray still takes for alive, and would place a part on."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return sum(not _answers(node) for node in alive)
+
+
 def _answers(node: dict[str, Any]) -> bool:
     try:
         socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=ANSWER_S).close()

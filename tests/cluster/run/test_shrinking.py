@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.config.run_config import RunConfig
-from cluster.run.shrinking import fitted
+from cluster.run.shrinking import NOTICED_S, fitted, wait_for_ray
 from cluster.workers.room import Node
 
 LOG = logging.getLogger("test")
@@ -45,6 +45,14 @@ def config(fewer_after_s: float | None, **changes: Any) -> RunConfig:
 
 def after(run: RunConfig, cluster: Cluster) -> RunConfig:
     return fitted(run, LOG, use_gpu=True, nodes=cluster.nodes, clock=cluster.clock, sleep=cluster.sleep)
+
+
+def test_the_next_attempt_waits_until_ray_knows_of_a_death_but_not_for_ever() -> None:
+    for seconds, waited in ((0, 0), (25, 25), (1000, NOTICED_S)):
+        cluster = Cluster(WHOLE)
+        silent = lambda cluster=cluster, seconds=seconds: int(cluster.now < seconds)  # noqa: E731
+        wait_for_ray(LOG, silent=silent, clock=cluster.clock, sleep=cluster.sleep)
+        assert cluster.now == waited
 
 
 def test_a_run_that_may_not_shrink_is_left_to_who_places_it() -> None:

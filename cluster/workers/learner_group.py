@@ -116,16 +116,12 @@ class Ranks:
         can have them."""
         if self.failed or not self.loaded:
             return False
-        left = [rank.call("settled", lane=lane) for rank in self.workers for lane in (None, WEIGHTS_LANE, DISK_LANE)]
-        deadline = time.monotonic() + SETTLE_S
-        while left and (left_s := deadline - time.monotonic()) > 0:
-            for call in calls.first_done(left, left_s):
-                left.remove(call)
-                try:
-                    calls.answer(call)
-                except (UserError, WorkerFailure):
-                    return False
-        return not left
+        lanes = (None, WEIGHTS_LANE, DISK_LANE)
+        try:
+            wait_for_all([rank.call("settled", lane=lane) for rank in self.workers for lane in lanes], calls, SETTLE_S)
+        except (UserError, WorkerFailure):
+            return False
+        return True
 
     def shutdown(self) -> None:
         for worker in self.workers:

@@ -76,20 +76,24 @@ class Division(NamedTuple):
 def connected_hardware(address: str, *, local: bool) -> Hardware:
     """What the cluster that this process is connected to has now."""
     total = ray.cluster_resources()
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    alive = _alive()
     each_node = tuple(node["Resources"] for node in alive)
     return Hardware(address, len(alive), total.get("CPU", 0.0), total.get("GPU", 0.0), local, each_node)
 
 
 def nodes_that_answer() -> list[Node]:
     """All resources of every node that is there now. Ray itself takes up to half a minute to notice a death."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"] and _answers(node)]
+    return [node["Resources"] for node in _alive() if _answers(node)]
 
 
 def silent_nodes() -> int:
     """How many nodes give no answer that Ray still takes for alive, and would place a part on."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return sum(not _answers(node) for node in alive)
+    return sum(not _answers(node) for node in _alive())
+
+
+def _alive() -> list[dict[str, Any]]:
+    """The nodes that Ray takes for alive."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _answers(node: dict[str, Any]) -> bool:

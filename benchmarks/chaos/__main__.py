@@ -1,10 +1,11 @@
 """Chaos: runs of the command line that are hit at random moments, each compared with the same run left in peace.
 
-    python -m benchmarks.chaos [--runs 4] [--faults 6] [--seed 0] [--bounds 0 2] [--nodes 0] [--only "kill rank" …]
+    python -m benchmarks.chaos [--runs 4] [--faults 6] [--seed 0] [--steps 60] [--bounds 0 2] [--nodes 0]
+                               [--only "kill rank" …]
     python -m benchmarks.chaos --bounds 0 --only "kill driver" [--ranks]     what resumes give
     python -m benchmarks.chaos --bounds 0 --nodes 2 --gone                   a run that goes on with fewer
 
-Every run is ``sapo train``: tiny model, two ranks, two actors, two shards, a checkpoint every 4 of 60 steps. Faults
+Every run is ``sapo train``: tiny model, two ranks, two actors, two shards, a checkpoint every 4 steps. Faults
 come one after the other, each a random moment after the run has gone on since the one before. ``--nodes`` lets the run
 have a cluster of so many raylets on this machine, one of which may be killed; another one joins then. A driver that is
 killed or ended by SIGTERM is started again, with other numbers of actors and shards. Afterwards: the run has ended by
@@ -35,7 +36,7 @@ from benchmarks.chaos.nodes import CPUS, LocalCluster
 from benchmarks.chaos.victim import Outcome, Victim
 from benchmarks.report import machine, save, table_of
 
-STEPS, EVERY, BATCH = 60, 4, 8
+EVERY, BATCH = 4, 8
 STALL_S = 20.0
 """recovery.stall_s: a tiny model's step takes milliseconds."""
 FEWER_S, GONE_S = 60.0, 5.0
@@ -62,24 +63,29 @@ def main() -> None:
         folder = Path(name)
         folder.mkdir(exist_ok=True)
         peaceful = folder / "runs" / PEACEFUL
-        if not (peaceful / "checkpoints" / f"step-{STEPS}").exists():
+        if not (peaceful / "checkpoints" / f"step-{arguments.steps}").exists():
             write_task(folder)
-            undisturbed = Victim(folder, PEACEFUL, settings(folder, PEACEFUL, 0), None, chance, {}).hit_by([])
+            undisturbed = Victim(
+                folder, PEACEFUL, settings(folder, PEACEFUL, 0, arguments.steps), None, chance, {}
+            ).hit_by([])
             assert not undisturbed.wrong, undisturbed.wrong
         for number in range(arguments.runs):
             bound = arguments.bounds[number % len(arguments.bounds)]
             called = f"run-{arguments.seed}-{number}"
-            values = settings(folder, called, bound, GONE_S if arguments.gone else FEWER_S)
+            values = settings(folder, called, bound, arguments.steps)
+            values["recovery"]["fewer_after_s"] = GONE_S if arguments.gone else FEWER_S
             values["generation"]["actors"] = arguments.actors
             victim = Victim(folder, called, values, cluster, chance, changes, rejoin=not arguments.gone)
             if cluster:
                 cluster.fill()
             outcome = victim.hit_by(chance.choices(choice, k=arguments.faults))
-            outcome.wrong += findings(victim.folder, bound, STEPS, BATCH, None if bound or rounded else peaceful)
+            outcome.wrong += findings(
+                victim.folder, bound, arguments.steps, BATCH, None if bound or rounded else peaceful
+            )
             if arguments.gone and not events(victim.folder, "fewer"):
                 outcome.wrong.append("it did not go on with fewer")
             if rounded and not bound and not outcome.wrong:
-                outcome.apart = distance(victim.folder, peaceful, STEPS)
+                outcome.apart = distance(victim.folder, peaceful, arguments.steps)
             outcomes.append(outcome)
             print(f"run {number}, staleness {bound}: {outcome}", flush=True)
             save("chaos", {"machine": machine(), "runs": [asdict(outcome) for outcome in outcomes]})
@@ -96,6 +102,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--faults", type=int, default=6, help="per run")
+    parser.add_argument(
+        "--steps", type=int, default=60, help="per run; each fault takes 1 to 6 of them, and their repetition"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bounds", type=int, nargs="+", default=[0, 2], help="weights.max_staleness, in turn")
     parser.add_argument("--nodes", type=int, default=0, help="raylets of the cluster; 0: the run starts Ray itself")
@@ -123,7 +132,7 @@ def write_task(folder: Path) -> None:
     with_random_weights(folder / "model")
 
 
-def settings(folder: Path, name: str, bound: int, fewer_after_s: float = FEWER_S) -> dict[str, Any]:
+def settings(folder: Path, name: str, bound: int, steps: int) -> dict[str, Any]:
     return {
         "name": name,
         "output_dir": str(folder / "runs"),
@@ -134,7 +143,7 @@ def settings(folder: Path, name: str, bound: int, fewer_after_s: float = FEWER_S
         "generation": {"segment_length": 3, "max_concurrent_requests": 8, "actors": 2, "cpus_per_actor": 0.5},
         "buffer": {"capacity": 64, "shards": 2},
         "optimizer": {"lr": 1e-3},
-        "learner": {"ranks": 2, "cpus_per_rank": 0.5, "batch_size": BATCH, "steps": STEPS, "tokens_per_batch": 512},
+        "learner": {"ranks": 2, "cpus_per_rank": 0.5, "batch_size": BATCH, "steps": steps, "tokens_per_batch": 512},
         "weights": {"max_staleness": bound, "parity_every": 0, "timeout_s": STALL_S},
         "checkpoint": {"every": EVERY, "keep": 3, "on_error": "continue"},
         "recovery": {
@@ -143,7 +152,7 @@ def settings(folder: Path, name: str, bound: int, fewer_after_s: float = FEWER_S
             "backoff_s": 0.0,  # it would be doubled with each fault
             "stall_s": STALL_S,
             "auto_resume": True,
-            "fewer_after_s": fewer_after_s,
+            "fewer_after_s": FEWER_S,
         },
         "cluster": {"strategy": "SPREAD"},
         "logging": {"tensorboard": False, "record_pairs": True},

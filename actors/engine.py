@@ -15,6 +15,7 @@ from actors.engine_options import engine_arguments, environment
 from actors.inprocess import InProcessEngine
 from actors.messages import Completion, EngineSpec
 from actors.own_output import OwnOutput
+from actors.shared_memory import forget_names
 from contracts.errors import UserError, first_line
 from contracts.pair import TokenIds
 
@@ -67,6 +68,7 @@ class SegmentEngine:
             if spec.adapters and "LoRA" in reason:
                 reason = f"{reason.rstrip('.')}; set weights.lora=merged to publish merged weights"
             raise UserError(f"generation: vLLM can't start an engine for {spec.model}: {reason}") from error
+        forget_names()
 
     def _begin_awake(self) -> None:
         self._updating = False

@@ -21,6 +21,7 @@ from actors.token_table import Row
 from buffer.messages import Finished, Outcome
 from contracts.pair import PreferencePair
 from contracts.spans import span
+from contracts.stacks import stacks
 
 logger = logging.getLogger(__name__)
 
@@ -212,6 +213,10 @@ class GenerationActor:
 
     async def status(self) -> ActorStatus:
         return ActorStatus(self._generated_tokens, self._busy.count, self._busy.idle_s)
+
+    async def stacks(self) -> str:
+        """What every thread of this actor is doing, for the log of a run in which it stands still."""
+        return stacks()
 
     async def drain(self) -> None:
         """Lease nothing more; ``run`` returns when everything in hand is inserted."""

@@ -170,6 +170,11 @@ class ReplayBuffer:
         """``stats`` under way."""
         return self.coordinator.stats.remote()
 
+    def stacks_refs(self) -> dict[str, ray.ObjectRef]:
+        """What coordinator and shards are doing, under way, by their names."""
+        parts = {"coordinator": self.coordinator} | {f"shard {n}": shard for n, shard in enumerate(self.shards)}
+        return {name: part.stacks.remote() for name, part in parts.items()}
+
     def snapshot(self, folder: Path | str) -> Callable[[], None]:
         """Take contents, draw counts, counters and the plan's mark as they are now, and begin to write them to
         ``folder``, the pairs by each shard itself.

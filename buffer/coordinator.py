@@ -29,6 +29,7 @@ from buffer.rate_limiter import RateLimiter, warmup_offset
 from buffer.slot_layout import SlotLayout
 from buffer.snapshot import shard_file
 from contracts.pair import ReferenceScore
+from contracts.stacks import stacks
 
 CLOSED = "the buffer is closed"
 
@@ -194,6 +195,10 @@ class Coordinator:
         indices = self._ledger.release(actor)
         self._settle()
         return indices
+
+    async def stacks(self) -> str:
+        """What every thread of this process is doing."""
+        return stacks()
 
     async def stats(self) -> BufferStats:
         return self._stats()

@@ -9,6 +9,7 @@ from buffer.messages import SlotPayloads, SlotScores
 from buffer.slot_layout import SlotLayout
 from buffer.snapshot import read_payloads, write_payloads
 from contracts.background import in_background
+from contracts.stacks import stacks
 
 DISK_LANE = "disk"
 """Ray's concurrency group for waiting until a snapshot is on the disk."""
@@ -49,6 +50,10 @@ class Shard:
             OSError: it could not be written.
         """
         self._writing.result()
+
+    def stacks(self) -> str:
+        """What every thread of this shard is doing."""
+        return stacks()
 
     def load(self, paths: list[Path], number: int, layout: SlotLayout) -> None:
         """Hold the slots of shard ``number`` that the saved shards ``paths`` have among them."""

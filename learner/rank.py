@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,6 +17,7 @@ from contracts.errors import UserError, first_line
 from contracts.pair import PreferencePair
 from contracts.ports import free_port
 from contracts.spans import span
+from contracts.stacks import stacks
 from learner.config import ObjectiveConfig
 from learner.loss.objectives import resolve_objective
 from learner.loss.reference import Reference
@@ -250,12 +248,7 @@ class LearnerRank:
 
     def stacks(self) -> str:
         """What every thread of this rank is doing, for the log of a run that stands still. Runs beside ``step``."""
-        frames = sys._current_frames()
-        return "\n".join(
-            f"thread {thread.name}\n{''.join(traceback.format_stack(frames[thread.ident]))}"
-            for thread in threading.enumerate()
-            if thread.ident in frames
-        )
+        return stacks()
 
     def score_ema(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """float32 [tokens - 1] for each sequence: log-probability in nats of every token but the first, under the EMA.

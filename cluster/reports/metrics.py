@@ -255,6 +255,12 @@ METRICS = (
         run__actors_starting="Actors that are placed, start or join.",
     ),
     *_metrics("run", "Attempt", "", run__attempt="Which attempt of the run this is, from 1."),
+    *_metrics(
+        "run",
+        "Time lost",
+        "s",
+        run__lost_s="Seconds that failures have cost so far: until the next step was made, and for steps made again.",
+    ),
     *_totals(
         "run",
         "Events",

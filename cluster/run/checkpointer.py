@@ -24,6 +24,7 @@ from cluster.workers.patience import Patience
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.background import in_background
 from contracts.errors import UserError, first_line
+from contracts.stacks import stacks
 from contracts.written import write_files, written_by
 
 CLOSING_S = 10.0
@@ -133,7 +134,9 @@ class Checkpointer:
         if self._writing.answer.done():
             self._settle()
         elif (seconds := self._clock() - self._writing.began) > self._patience.limit_s:
-            self._group.log_stacks(f"{seconds:.0f} s after a checkpoint was begun")
+            why = f"{seconds:.0f} s after a checkpoint was begun"
+            self._log.debug("driver %s:\n%s", why, stacks())
+            self._group.log_stacks(why, self._source.stacks())
             reason = f"checkpoint of step {self._writing.step}: not written within {seconds:.0f} s"
             raise WorkerFailure(f"{reason}; stacks are in run.log", died=True)
 

@@ -9,6 +9,7 @@ from cluster.reports.activity import Activity
 from cluster.run.callbacks import Callbacks, StepResult
 from cluster.run.checkpointer import Checkpointer
 from cluster.run.evaluations import Evaluations
+from cluster.run.file_watch import FILES
 from cluster.run.held_out import HeldOut
 from cluster.run.interventions import Interventions
 from cluster.run.stopping import Stopped
@@ -60,9 +61,10 @@ def run_steps(
         with activity.doing("evaluate"):
             metrics |= held_out.metrics(step)
         metrics |= evaluations.metrics()
-        callbacks.on_step(StepResult(step, batch, metrics, done.margins))
+        with activity.doing(FILES):
+            callbacks.on_step(StepResult(step, batch, metrics, done.margins))
+            checkpointer.poll()
         interventions.look(step, metrics)
-        checkpointer.poll()
         ending = step == total_steps or interventions.ending
         if ending or checkpointer.due(step) or interventions.checkpoint_due():
             with activity.doing("checkpoint"):

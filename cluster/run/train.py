@@ -15,6 +15,7 @@ from cluster.reports.ray_metrics import EventCounts, RayMetrics
 from cluster.reports.run_log import RunLog
 from cluster.run.attempt import Setting, end_ranks, run_attempt
 from cluster.run.checks import LINES, check_run
+from cluster.run.file_watch import FileWatch
 from cluster.run.loop import Progress
 from cluster.run.losses import Losses
 from cluster.run.shrinking import fitted, wait_for_ray
@@ -79,6 +80,9 @@ def train(
         if folder.resumed:
             _rewind(folder, run.first_step)
         log.keep(folder.path)
+        files = FileWatch(log.activity, log.console, log.logger, config.name, config.recovery.stall_s)
+        stack.callback(files.close)
+        files.start()
         write_environment(folder.path, str(hardware))
         for line in (*inputs.report, inputs.ends, *run.notes):
             log.logger.info(line)
@@ -99,10 +103,9 @@ def train(
         )
         policy = FailurePolicy(limits, config.inserts_per_step)
         metrics = RayMetrics(config.name)
+        losses = Losses(log.logger, metrics.set)
         log.logger.addHandler(EventCounts(metrics))
-        setting = Setting(
-            config, folder, inputs, total_steps, hardware, log, policy, metrics, Losses(log.logger), run.adapters
-        )
+        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy, metrics, losses, run.adapters)
         stack.callback(end_all, setting.survivors)
         stack.callback(end_ranks, setting)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.workers.ray_calls import Call
 from contracts.pair import PreferencePair, ReferenceScore
 
 Metrics = dict[str, float]
@@ -70,6 +71,9 @@ class BatchSource(Protocol):
     def restore(self, folder: Path) -> None:
         """Continue from ``snapshot``."""
 
+    def stacks(self) -> Mapping[str, Call]:
+        """Who writes the snapshot, and calls that answer what each is doing."""
+
 
 class FixedSource:
     """What sources share whose batch is a function of the step: no state but reference scores, which a pair that comes
@@ -100,6 +104,9 @@ class FixedSource:
 
     def restore(self, folder: Path) -> None:
         """The step says everything."""
+
+    def stacks(self) -> Mapping[str, Call]:
+        return {}
 
     def _with_score(self, pair: PreferencePair) -> PreferencePair:
         score = self._scores.get(pair.index)

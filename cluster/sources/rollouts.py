@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +135,9 @@ class RolloutSource:
 
     def restore(self, folder: Path) -> None:
         self._buffer.restore(folder / "buffer")
+
+    def stacks(self) -> Mapping[str, Call]:
+        return self._buffer.stacks_refs()
 
     def _finished_draw(self) -> Draw:
         drawing = self._buffer.draw_ref() if self._prefetched is None else self._prefetched

@@ -14,6 +14,7 @@ from cluster.workers.inbox import Inbox
 from cluster.workers.member import Member, State, end_all
 from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure
 from cluster.workers.resources import totals
+from cluster.workers.stacks import log_stacks
 from cluster.workers.watch import Watch
 from contracts.errors import UserError
 from learner.messages import Ack
@@ -46,6 +47,8 @@ class Sync(Protocol):
     def retarget(self, actors: dict[str, Worker]) -> None: ...
 
     def send(self) -> Call: ...
+
+    def stacks(self) -> tuple[str, Call]: ...
 
 
 @dataclass
@@ -281,6 +284,10 @@ class ActorPool:
     def _replace_stalled(self) -> None:
         for member in self.running():
             if member.watch and (complaint := member.watch.complaint()):
+                if member.watch.answers:
+                    asked = {member.name: member.process.call("stacks")}
+                    log_stacks(asked, self.calls, self.log, "stands still")
+                    complaint += "; stacks are in run.log"
                 self.replace(member, complaint)
 
     def all_members(self) -> list[Member]:
@@ -357,8 +364,10 @@ class ActorPool:
 
     def _validate_sent(self) -> None:
         """A run does not wait for ever for weights that nobody sends."""
-        if self._sends and (waited_s := self.clock() - self._sending_since) > self.send_limit_s:
-            raise WorkerFailure(f"rank 0 has sent no weights within {waited_s:.0f} s", died=True)
+        if self.sync and self._sends and (waited_s := self.clock() - self._sending_since) > self.send_limit_s:
+            name, asked = self.sync.stacks()
+            log_stacks({name: asked}, self.calls, self.log, f"has sent no weights for {waited_s:.0f} s")
+            raise WorkerFailure(f"{name} has sent no weights within {waited_s:.0f} s; stacks are in run.log", died=True)
 
     def _validate_placed(self) -> None:
         """A run without any actor that has its place does not wait for ever."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,13 @@ from cluster.workers.patience import Patience
 from cluster.workers.ray_calls import TICK_S, Call, Calls, Placement, RayCalls, Worker, WorkerFailure, wait_for_all
 from cluster.workers.resources import Hardware, rank_bundle, rank_share
 from cluster.workers.specs import rank_spec
+from cluster.workers.stacks import log_stacks
 from contracts.errors import UserError
 from contracts.pair import PreferencePair, ReferenceScore
 from learner.messages import StepReport
 from learner.model.packing import split_by_cost
 from learner.rank import LearnerRank
 
-STACKS_S = 10.0
-"""Longest wait for the ranks' stacks."""
 SETTLE_S = 15.0
 """Longest wait for ranks to finish what they were at when another part of the run died."""
 WEIGHTS_LANE = "weights"
@@ -38,6 +38,8 @@ step already runs."""
 
 DISK_LANE = "disk"
 """And here a checkpoint is waited for, which is written meanwhile."""
+LOOK_LANE = "look"
+"""Here a rank says what it is doing, whatever the others are stuck in."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Ranks:
                 seat=rank,
                 takes=takes,
                 environment=_environment(learner.threads_per_rank, hardware),
-                lanes={WEIGHTS_LANE: 1, DISK_LANE: 1},
+                lanes={WEIGHTS_LANE: 1, DISK_LANE: 1, LOOK_LANE: 1},
             )
             for rank in range(learner.ranks)
         )
@@ -146,6 +148,10 @@ class WeightSync:
     def send(self) -> Call:
         """Start sending the newest staged weights; the answer is a list of Ack."""
         return self._sender.call("send", lane=WEIGHTS_LANE)
+
+    def stacks(self) -> tuple[str, Call]:
+        """Who sends, and a call that answers what it is doing."""
+        return self._sender.name, self._sender.call("stacks", lane=LOOK_LANE)
 
 
 class LearnerGroup:
@@ -260,19 +266,11 @@ class LearnerGroup:
         """Go on from the checkpoint in ``folder``."""
         self._all("load", str(folder))
 
-    def log_stacks(self, why: str) -> list[str]:
-        """What the ranks are doing, to the log; returns the names of those that give no sign of life."""
-        asked = {rank.name: rank.call("stacks", lane=WEIGHTS_LANE) for rank in self._ranks}
-        deadline = time.monotonic() + STACKS_S
-        silent = []
-        for name, call in asked.items():
-            answered = self._calls.first_done([call], 0)
-            while not answered and (left_s := deadline - time.monotonic()) > 0:
-                answered = self._calls.first_done([call], left_s)  # may come back early, for what else happened
-            if not answered:
-                silent.append(name)
-            self._log.debug("%s %s:\n%s", name, why, self._calls.answer(call) if answered else "does not answer")
-        return silent
+    def log_stacks(self, why: str, others: Mapping[str, Call] = MappingProxyType({})) -> list[str]:
+        """What the ranks are doing, to the log, and the ``others`` beside them; returns the names of those that give no
+        sign of life."""
+        asked = {rank.name: rank.call("stacks", lane=LOOK_LANE) for rank in self._ranks}
+        return log_stacks(asked | dict(others), self._calls, self._log, why)
 
     def _load_weights(self) -> None:
         """The model may have to be downloaded, for as long as that takes: only a rank without a sign of life is given

@@ -22,6 +22,11 @@ class Watch:
         self._answered = False
         self._ask()
 
+    @property
+    def answers(self) -> bool:
+        """Whether it gives signs of life."""
+        return self._answered
+
     def complaint(self) -> str:
         """Why it should be given up; empty while it should not."""
         answered = self._answered or bool(self._calls.first_done([self._asked], 0))

@@ -54,10 +54,14 @@ class FakeWorker:
     calls: list[tuple[str, tuple[object, ...], FakeCall]] = field(default_factory=list)
     killed: bool = False
     handle: str = "handle"
+    answers: dict[str, Any] = field(default_factory=dict)
+    """Methods that answer at once."""
 
     def call(self, method: str, *arguments: object, lane: str | None = None) -> FakeCall:
         call = FakeCall(f"{self.name}.{method}")
         self.calls.append((method, arguments, call))
+        if method in self.answers:
+            call.answer(self.answers[method])
         return call
 
     def last(self, method: str) -> FakeCall:
@@ -124,3 +128,8 @@ class FakeSync:
         self.order.append("send")
         self.sends.append(FakeCall("send"))
         return self.sends[-1]
+
+    def stacks(self) -> tuple[str, FakeCall]:
+        asked = FakeCall("stacks")
+        asked.answer("in send")
+        return "rank-0", asked

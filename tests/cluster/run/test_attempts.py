@@ -33,7 +33,10 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     log.keep(folder.path)
     monkeypatch.setattr(module, "_on_what_is_left", lambda setting: setting)
     yield SimpleNamespace(
-        folder=folder, log=log, policy=FailurePolicy(Limits(restarts=2, backoff_s=0.0)), losses=Losses(log.logger)
+        folder=folder,
+        log=log,
+        policy=FailurePolicy(Limits(restarts=2, backoff_s=0.0)),
+        losses=Losses(log.logger, lambda figures: None),
     )
     log.close()
 

@@ -34,7 +34,7 @@ class Group:
         self.may_write = threading.Event()
         self.may_write.set()
         self.value = "at first"
-        self.stacks_logged = False
+        self.stacks_logged: dict[str, Any] = {}
 
     def save(self, folder: Path, *, background: bool) -> Callable[[], object]:
         taken = self.value
@@ -50,8 +50,8 @@ class Group:
             written()
         return written if background else lambda: None
 
-    def log_stacks(self, why: str) -> None:
-        self.stacks_logged = True
+    def log_stacks(self, why: str, others: dict[str, Any]) -> None:
+        self.stacks_logged = {why: others}
 
 
 class Clock:
@@ -79,7 +79,7 @@ def made(
     parts: SimpleNamespace, save_pretrained: Callable[[Path], None] = save_tokenizer, **config: Any
 ) -> Checkpointer:
     tokenizer: Any = SimpleNamespace(save_pretrained=save_pretrained)
-    source: Any = SimpleNamespace(snapshot=lambda folder: lambda: None)
+    source: Any = SimpleNamespace(snapshot=lambda folder: lambda: None, stacks=lambda: {"shard 0": "call"})
     settings = CheckpointConfig.model_validate(config)
     return Checkpointer(
         settings,
@@ -151,14 +151,19 @@ def test_the_next_one_waits_until_it_is_whole(parts: SimpleNamespace) -> None:
     assert [step for step, _ in parts.whole] == [4]
 
 
-def test_one_that_does_not_get_on_is_a_failure_with_the_ranks_stacks(parts: SimpleNamespace) -> None:
+def test_one_that_does_not_get_on_is_a_failure_with_everyones_stacks(
+    parts: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     checkpointer = made(parts)
     parts.group.may_write.clear()
     checkpointer.save(4)
     parts.clock.seconds = 361.0
     with pytest.raises(WorkerFailure, match="checkpoint of step 4: not written within 361 s") as failure:
         checkpointer.poll()
-    assert failure.value.died and parts.group.stacks_logged
+    assert failure.value.died
+    assert parts.group.stacks_logged == {"361 s after a checkpoint was begun": {"shard 0": "call"}}
+    assert "in _complete" in caplog.text, "the driver writes files too"
 
 
 def test_after_a_failure_what_is_nearly_written_counts_and_the_rest_can_be_ignored(

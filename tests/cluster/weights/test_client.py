@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,16 +23,18 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Actor:
-    """Answers as an actor does; what ``update_weights`` does is said at the start."""
+    """Answers as an actor does; what ``update_weights`` does is said before."""
 
-    def __init__(self, does: str) -> None:
+    def __init__(self) -> None:
         # What the calls bring along is of vLLM; its import would keep the loop from giving a sign of life.
         import vllm.distributed.weight_transfer.base  # noqa: F401
 
+    async def become(self, does: str) -> int:
         self._does = does
-
-    async def ready(self) -> int:
         return os.getpid()
+
+    async def ready(self) -> str:
+        return "ready"
 
     async def update_weights(self, _: Any) -> None:
         match self._does:
@@ -48,21 +50,38 @@ class Actor:
                 raise UserError("weights: not of this model")
 
 
-@pytest.fixture
-def actors(ray_local) -> Any:
-    started: list[tuple[Any, int]] = []
+class Processes:
+    """Such actors. One that a test has ended or stopped is not used again."""
 
-    def start(**kinds: str) -> dict[str, Any]:
-        handles = {name: ray.remote(num_cpus=0)(Actor).remote(does) for name, does in kinds.items()}
-        pids = ray.get([handle.ready.remote() for handle in handles.values()])
-        started.extend(zip(handles.values(), pids, strict=True))
+    def __init__(self) -> None:
+        self._idle: list[Any] = []
+        self._ended: list[int] = []
+
+    def __call__(self, **kinds: str) -> dict[str, Any]:
+        """``kinds``: what the actor of each name does."""
+        taken = [self._idle.pop() if self._idle else ray.remote(num_cpus=0)(Actor).remote() for _ in kinds]
+        handles = dict(zip(kinds, taken, strict=True))
+        pids = ray.get([handles[name].become.remote(does) for name, does in kinds.items()])
+        for handle, pid, does in zip(taken, pids, kinds.values(), strict=True):
+            if does in ("dies", "stops"):
+                self._ended.append(pid)
+            else:
+                self._idle.append(handle)
         return handles
 
-    yield start
-    for handle, pid in started:
-        ray.kill(handle)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+    def close(self) -> None:
+        for handle in self._idle:
+            ray.kill(handle)
+        for pid in self._ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def actors(ray_local) -> Iterator[Processes]:
+    processes = Processes()
+    yield processes
+    processes.close()
 
 
 def failure(handles: dict[str, Any], timeout_s: float) -> tuple[Exception, ActorsClient, float]:
@@ -78,7 +97,7 @@ def failure(handles: dict[str, Any], timeout_s: float) -> tuple[Exception, Actor
 @pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.parametrize(("does", "reason"), [("dies", "died"), ("stops", "no sign of life for 2 s")])
-def test_a_death_or_a_stall_is_named_while_the_others_wait(actors: Callable, monkeypatch, does: str, reason: str):
+def test_a_death_or_a_stall_is_named_while_the_others_wait(actors: Processes, monkeypatch, does: str, reason: str):
     """Without waiting for the others, whom only a broken-off transfer lets go."""
     monkeypatch.setattr(module, "PING_S", 0.5)
     monkeypatch.setattr(module, "ALIVE_S", 2.0)
@@ -93,14 +112,14 @@ def test_a_death_or_a_stall_is_named_while_the_others_wait(actors: Callable, mon
 
 @pytest.mark.slow
 @pytest.mark.chaos
-def test_a_death_is_blamed_rather_than_what_it_breaks(actors: Callable):
+def test_a_death_is_blamed_rather_than_what_it_breaks(actors: Processes):
     error, _, _ = failure(actors(a="fails", b="dies"), timeout_s=60.0)
     assert isinstance(error, TransferFailed)
     assert (error.actor, error.gone) == ("b", True)
 
 
 @pytest.mark.slow
-def test_one_that_lives_and_fails_is_not_gone_and_a_users_error_is_passed_on(actors: Callable):
+def test_one_that_lives_and_fails_is_not_gone_and_a_users_error_is_passed_on(actors: Processes):
     error, _, _ = failure(actors(a="fails", b="waits"), timeout_s=60.0)
     assert isinstance(error, TransferFailed)
     assert (error.actor, error.reason, error.gone) == ("a", "Connection closed by peer", False)
@@ -109,7 +128,7 @@ def test_one_that_lives_and_fails_is_not_gone_and_a_users_error_is_passed_on(act
 
 
 @pytest.mark.slow
-def test_nobody_is_blamed_by_name_when_several_are_late(actors: Callable):
+def test_nobody_is_blamed_by_name_when_several_are_late(actors: Processes):
     released: list[int] = []
     handles = actors(a="waits", b="waits")
     client = ActorsClient(handles, 1, 1.0, staged=None)  # type: ignore[arg-type]  # nothing is sent

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -62,6 +64,9 @@ def test_two_workers_compute_with_what_was_published(ray_local, tiny_llama, back
         assert both(sender, actor) < TOLERANCE_NATS
     workers = psutil.Process(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))).children(recursive=True)
     assert len(workers) >= 2
+    maps = [Path(f"/proc/{worker.pid}/maps").read_text() for worker in workers]
+    assert "/dev/shm/psm_" in "".join(maps), "they share memory"
+    assert not [line for found in maps for line in found.splitlines() if re.search(r"/dev/shm/psm_\S+$", line)]
     for handle in (actor, sender):
         ray.kill(handle)
     remove_placement_group(group)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from actors.messages import ActorStatus
 from cluster.workers.actor_pool import ActorPool
 from cluster.workers.control import Request
 from cluster.workers.failure_policy import FailurePolicy, Limits
@@ -452,7 +453,8 @@ def test_where_the_last_place_is_lost_and_fewer_are_allowed_the_attempt_ends():
         world.pool.wait_for_version(1)
 
 
-def test_a_sender_that_stands_still_ends_the_attempt_and_one_that_is_slow_does_not():
+def test_a_sender_that_stands_still_ends_the_attempt_and_one_that_is_slow_does_not(caplog):
+    caplog.set_level(logging.DEBUG)
     world = World()
     world.pool.send_limit_s = 100.0
     world.pool.add(1)
@@ -469,6 +471,28 @@ def test_a_sender_that_stands_still_ends_the_attempt_and_one_that_is_slow_does_n
         world.acknowledge("actor-0", version=1)
     world.pool.publish()
     pass_by(101.0)
-    with pytest.raises(WorkerFailure, match="rank 0 has sent no weights within 101 s") as failure:
+    with pytest.raises(WorkerFailure, match="rank-0 has sent no weights within 101 s; stacks") as failure:
         world.pool.first_done([], 0)
     assert failure.value.died
+    assert "rank-0 has sent no weights for 101 s:\nin send" in caplog.text
+
+
+def test_what_an_actor_does_is_in_the_log_before_it_is_given_up_where_it_still_answers(caplog):
+    caplog.set_level(logging.DEBUG)
+    world = World()
+    world.pool.stall_s = 10.0
+    world.pool.add(2)
+    world.run("actor-0", "actor-1")
+    stuck, silent = (world.factory.workers[name] for name in ("actor-0", "actor-1"))
+    for worker in (stuck, silent):
+        worker.last("status").answer(ActorStatus(5, 4, 0.0))
+    world.pool.first_done([], 0)
+    world.now = 10.0
+    world.pool.first_done([], 0)  # both are asked again
+    stuck.last("status").answer(ActorStatus(5, 4, 0.0))
+    stuck.answers["stacks"] = "in a kernel"
+    world.now = 30.0
+    world.pool.first_done([], 0)
+    assert "actor-0 stands still:\nin a kernel" in caplog.text
+    assert "actor-0 running failed (nothing finished for 30 s; stacks are in run.log)" in caplog.text
+    assert "actor-1 running failed (no answer for 30 s)" in caplog.text

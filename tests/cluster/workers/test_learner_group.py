@@ -133,7 +133,7 @@ def test_a_rank_that_stands_still_while_held_out_rows_are_scored_is_given_up() -
 
 
 def test_a_rank_that_stands_still_while_the_model_is_loaded_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STACKS_S", 0.05)
+    monkeypatch.setattr("cluster.workers.stacks.STACKS_S", 0.05)
     stopped = Rank("rank-0", address=("10.0.0.1", 1234), load_weights=Rank.NEVER, stacks=Rank.NEVER)
     with pytest.raises(WorkerFailure, match="rank-0: no sign of life while the model is loaded") as failure:
         group(stopped, Rank("rank-1", stacks="idle"), stall_s=0.02).setup()

@@ -270,6 +270,7 @@ METRICS = (
         events__checkpoint_failed="Checkpoints that could not be written.",
         events__checkpoint_damaged="Checkpoints that were found damaged.",
         events__actor_replaced="Actors that were replaced.",
+        events__node_leaves="Nodes that Ray was told to drain.",
         events__attempt_failed="Attempts that failed.",
         events__warnings="Lines of the log at level warning or above.",
     ),

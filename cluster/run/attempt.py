@@ -40,6 +40,7 @@ from cluster.run.interventions import Interventions
 from cluster.run.loop import Progress, run_steps
 from cluster.run.losses import Losses
 from cluster.run.machine import MachineWatch
+from cluster.run.preemption import Preemption
 from cluster.run.skips import SkippedBatches, Skips
 from cluster.run.stopping import StopRequest
 from cluster.sources.base import BatchSource
@@ -153,7 +154,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         )
         parts.callback(checkpointer.close)
         stop = StopRequest(log, config.checkpoint.grace_s)
-        interventions = Interventions(stop, inbox, Skips(config.learner.skipped_steps))
+        interventions = Interventions(stop, inbox, Skips(config.learner.skipped_steps), Preemption(log))
         held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
         with stop.heeded():
             run_steps(

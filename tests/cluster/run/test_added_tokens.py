@@ -52,7 +52,8 @@ def run_config(folder: Path, name: str, **changes: Any) -> RunConfig:
 def supervised(folder: Path, name: str, steps: int) -> RunConfig:
     model = {"add_tokens": CHAT_TOKENS}
     template = {"chat_template": str(folder / "chatml.jinja")}
-    return run_config(folder, name, method="sft", model=model, data=template, learner={"steps": steps})
+    learner = {"steps": steps} if steps else {"steps": 0, "ranks": 1, "zero_stage": 0}
+    return run_config(folder, name, method="sft", model=model, data=template, learner=learner)
 
 
 def embeddings(folder: Path) -> tuple[Any, Any]:
@@ -91,7 +92,7 @@ def test_a_base_model_with_added_chat_tokens_is_trained_and_serves_as_a_start(ra
         "sapo",
         model={"path": str(start.policy)},
         objective={"name": "orpo"},
-        learner={"steps": 2, "zero_stage": 2},
+        learner={"steps": 2, "ranks": 1, "zero_stage": 2},
         generation={"segment_length": 4, "temperature": 1.0, "top_k": -1, "top_p": 1.0},
         buffer={"capacity": 32},
         weights={"parity_every": 1},

@@ -17,10 +17,10 @@ REPEATED = [*SEQUENCES, SEQUENCES[-1]]
 """The last comes from the prefix cache, if an update has not dropped it."""
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
-def served(request, ray_local, tiny_llama, tiny_llama_tied) -> Iterator[tuple[Any, Any]]:
-    folder = tiny_llama_tied if request.param == "tied" else tiny_llama
-    sender, actor = start_sender(folder, "shm"), start_actor("a", folder, "shm", GREEDY)
+@pytest.fixture(scope="module")
+def served(ray_local, tiny_llama_tied) -> Iterator[tuple[Any, Any]]:
+    """Of a model with tied embeddings; others are in test_architectures.py."""
+    sender, actor = start_sender(tiny_llama_tied, "shm"), start_actor("a", tiny_llama_tied, "shm", GREEDY)
     ray.get([sender.retarget.remote({"a": actor}), actor.ready.remote()])
     yield sender, actor
     ray.get(sender.shutdown.remote())

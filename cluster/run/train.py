@@ -150,7 +150,7 @@ def _after(setting: Setting, failure: WorkerFailure, progress: Progress) -> Path
         UserError: the failure policy ends the run, or no checkpoint is valid.
     """
     log, reached = setting.log.logger, progress.step
-    decision = setting.policy.decide(AttemptFailed(failure.reason, failure.died, reached))
+    decision = setting.policy.decide(AttemptFailed(failure.reason, failure.died, reached, failure.broken))
     if decision.action is Action.RAISE:
         assert decision.error is not None
         remedy = "; --resume goes on from the newest checkpoint" if setting.folder.newest_checkpoint() else ""

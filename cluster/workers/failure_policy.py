@@ -33,6 +33,8 @@ class AttemptFailed:
     """A process is gone; otherwise it raised."""
     step: int
     """Optimizer steps done when it happened."""
+    broken: bool = False
+    """What it raised is of a connection that broke."""
 
 
 class Action(Enum):
@@ -72,7 +74,8 @@ class Limits:
     errors_at_a_step: int = 2
     """Attempts in a row that may not end at one step, if the last one raised an error: nobody was killed."""
     deaths_at_a_step: int = 3
-    """The same, if a process of the last one was gone: nodes may be taken away twice at one step by chance."""
+    """The same, if a process of the last one was gone or a connection broke: nodes may be taken away twice at one step
+    by chance."""
 
 
 class FailurePolicy:
@@ -112,7 +115,8 @@ class FailurePolicy:
         recent = self._within(self._attempts_failed, event.step)
         here = len(list(takewhile(lambda step: step == event.step, reversed(self._attempts_failed))))
         # What raises before the first step, or again and again at one step, is no accident of the machines.
-        limit = self._limits.deaths_at_a_step if event.died else self._limits.errors_at_a_step
+        by_chance = event.died or event.broken
+        limit = self._limits.deaths_at_a_step if by_chance else self._limits.errors_at_a_step
         hopeless = here >= limit or (event.step == 0 and not event.died)
         if not hopeless and recent <= self._limits.restarts:
             self.restarted += 1

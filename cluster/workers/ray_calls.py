@@ -6,6 +6,7 @@ Ray.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ GRACE_S = 5.0
 """After a first failure, how long the others of a group are listened to: a rank that dies is often first noticed by
 another, whose collective breaks."""
 
+BROKEN = re.compile(r"gloo/transport/|ncclRemoteError|ncclSystemError|Connection (?:reset|closed|refused)|Broken pipe")
+"""In errors of gloo, of NCCL and of torch's store."""
 USER_ERROR = f"{UserError.__module__}.{UserError.__qualname__}"
 
 Call: TypeAlias = ray.ObjectRef
@@ -37,12 +40,13 @@ Call: TypeAlias = ray.ObjectRef
 class WorkerFailure(Exception):
     """A worker's process is gone (``died``), or its call raised something that is not the user's to mend.
 
-    ``elsewhere``: the worker is well, and another that it waited for is gone.
+    ``elsewhere``: the worker is well, and another that it waited for is gone. ``broken``: it raised as a connection to
+    another broke.
     """
 
-    def __init__(self, reason: str, *, died: bool, elsewhere: bool = False) -> None:
+    def __init__(self, reason: str, *, died: bool, elsewhere: bool = False, broken: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.died, self.elsewhere = reason, died, elsewhere
+        self.reason, self.died, self.elsewhere, self.broken = reason, died, elsewhere, broken
 
 
 class Calls(Protocol):
@@ -85,7 +89,7 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
         if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
             return _elsewhere(cause)
         shown = cause if isinstance(cause, BaseException) else error
-        return WorkerFailure(named(shown, last_line), died=False)
+        return WorkerFailure(named(shown, last_line), died=False, broken=_broke(shown))
     if isinstance(error, ray.exceptions.GetTimeoutError):
         return WorkerFailure("the replay buffer gives no answer", died=True)
     if getattr(error, "actor_init_failed", False):
@@ -95,6 +99,11 @@ def failure_of(error: Exception) -> UserError | WorkerFailure:
     # Ray says in a line of its message which actor it was.
     names = [line.partition(":")[2].strip() for line in str(error).splitlines() if line.strip().startswith("name:")]
     return WorkerFailure(": ".join([*names[:1], first_line(error)]), died=True)
+
+
+def _broke(error: BaseException) -> bool:
+    """Whether an error is of a connection between processes. PyTorch's backends tell so by their words alone."""
+    return isinstance(error, ConnectionError) or (isinstance(error, RuntimeError) and bool(BROKEN.search(str(error))))
 
 
 def _elsewhere(cause: ray.exceptions.RayError) -> UserError | WorkerFailure:

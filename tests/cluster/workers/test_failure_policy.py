@@ -10,8 +10,8 @@ def actor(finished: int, cause: UserError | None = None) -> ActorFailed:
     return ActorFailed("actor-0", "running", "it broke", finished, cause)
 
 
-def attempt(step: int, *, died: bool = True) -> AttemptFailed:
-    return AttemptFailed("a rank died", died, step)
+def attempt(step: int, *, died: bool = True, broken: bool = False) -> AttemptFailed:
+    return AttemptFailed("a rank died", died, step, broken)
 
 
 def actions(policy: FailurePolicy, *events: ActorFailed | AttemptFailed) -> list[Action]:
@@ -61,6 +61,12 @@ def test_dying_three_times_in_a_row_at_the_same_step_ends_the_run_with_the_reaso
 def test_an_error_that_comes_back_at_the_same_step_ends_the_run_at_once():
     policy = FailurePolicy(Limits(restarts=5))
     assert actions(policy, attempt(5), attempt(5, died=False)) == [Action.RESTART, Action.RAISE]
+
+
+def test_connections_may_break_twice_at_the_same_step_by_chance_but_not_before_the_first():
+    cut = attempt(5, died=False, broken=True)
+    assert actions(FailurePolicy(Limits(restarts=9)), attempt(5), cut, cut) == [*[Action.RESTART] * 2, Action.RAISE]
+    assert FailurePolicy(Limits()).decide(attempt(0, died=False, broken=True)).action is Action.RAISE
 
 
 def test_a_run_that_was_hit_elsewhere_meanwhile_is_not_stuck_at_a_step():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import ray
+import torch
 
 from cluster.workers.control import claim_name, open_control
-from cluster.workers.ray_calls import RayCalls, Worker, WorkerFailure
+from cluster.workers.ray_calls import RayCalls, Worker, WorkerFailure, failure_of
 from contracts.errors import UserError
 
 
@@ -47,6 +48,31 @@ def test_failures_come_back_in_the_program_s_terms(ray_local):
     with pytest.raises(WorkerFailure) as unborn:
         calls.answer(started(ValueError("eight")).call("fail", ValueError()))
     assert (unborn.value.reason, unborn.value.died) == ("ValueError: eight", False)
+
+
+GLOO = "[/pytorch/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:10659: Connection reset by peer"
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:10659: Connection reset by peer"
+)
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3699, remote process exited or there was an error\nncclRemoteError: x"
+    "NCCL error in: ProcessGroupNCCL.cpp:3699, remote process exited or there was a network error\nncclRemoteError: x"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (RuntimeError(GLOO), True),
+        (torch.distributed.DistBackendError(NCCL), True),
+        (torch.distributed.DistNetworkError("recvValue failed: Connection reset by peer"), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("seven"), False),
+    ],
+)
+def test_a_connection_that_broke_is_told_from_an_error_of_the_computation(error: Exception, broken: bool):
+    failure = failure_of(ray.exceptions.RayTaskError("step", "Traceback", error))
+    assert isinstance(failure, WorkerFailure)
+    assert (failure.died, failure.broken) == (False, broken)
 
 
 @pytest.mark.slow

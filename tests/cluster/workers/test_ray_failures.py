@@ -51,11 +51,7 @@ def test_failures_come_back_in_the_program_s_terms(ray_local):
 
 
 GLOO = "[/pytorch/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:10659: Connection reset by peer"
-    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:10659: Connection reset by peer"
-)
 NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3699, remote process exited or there was an error\nncclRemoteError: x"
-    "NCCL error in: ProcessGroupNCCL.cpp:3699, remote process exited or there was a network error\nncclRemoteError: x"
-)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import os
+import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.reports.ray_metrics import RayMetrics
+from cluster.storage.appended import AppendedFile
 from cluster.storage.json_lines import JsonLines
 from contracts.errors import first_line
 
@@ -47,18 +51,30 @@ class TensorBoardTracker:
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         """``first_step``: steps done before; what an earlier attempt logged after them is not shown."""
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        purge = {"purge_step": first_step + 1} if first_step else {}
-        self._board: Any = SummaryWriter(str(folder), **purge)
+        self._event: Any = event_pb2.Event
+        self._summary: Any = summary_pb2.Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard shows the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        # Its own writer does so from a thread, which a full disk ends.
+        self._records: Any = RecordWriter(AppendedFile(folder / name))
+        self._write(file_version="brain.Event:2")
+        if first_step:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=first_step + 1, session_log=start)
 
     def log(self, step: int, figures: Figures) -> None:
-        for name, value in figures.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
+        values = [self._summary.Value(tag=name, simple_value=v) for name, v in figures.items() if v is not None]
+        self._write(step=step, summary=self._summary(value=values))
 
     def close(self) -> None:
-        self._board.close()
+        self._records.close()
+
+    def _write(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
 
 class RayMetricsTracker:

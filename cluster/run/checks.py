@@ -21,6 +21,7 @@ from cluster.reports.services import validate_installed
 from cluster.run.inputs import Inputs, count_steps, read_inputs
 from cluster.run.model_check import check_config, check_inputs, check_shell
 from cluster.run.resume_guard import validate_same_data, validate_same_run
+from cluster.storage.json_lines import read_lines
 from cluster.storage.run_folder import FoundCheckpoint, RunFolder
 from cluster.storage.writable import validate_writable
 from contracts.errors import UserError
@@ -54,6 +55,11 @@ class CheckedRun:
     adapters: Adapters | None
     """What is published to the actors, where it is not whole weights."""
 
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to do: a job of such a run was submitted again (``recovery.auto_resume``)."""
+        return self.checkpoint is not None and self.first_step == self.total_steps
+
 
 def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes: Collection[str] = ()) -> CheckedRun:
     """Check ``config`` against data, tokenizer, model, objective, run folder and checkpoint.
@@ -78,6 +84,8 @@ def check_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes
     if folder.resumed:
         found = folder.newest_valid_checkpoint()
         notes += _on_checkpoint(config, inputs, folder, found, total_steps, allow_changes)
+        if resume and found.step == total_steps:
+            raise UserError(f"{found.folder}: the run is complete at step {found.step}; raise learner.steps to go on")
     return CheckedRun(
         config, inputs, total_steps, folder, found.folder, found.step, tuple(notes), _adapters(config, shell)
     )
@@ -167,13 +175,25 @@ def _on_checkpoint(
     if found.folder is None or found.manifest is None:
         return []
     manifest = found.manifest
-    if manifest.step >= total_steps:
-        raise UserError(f"{found.folder}: the run is complete at step {manifest.step}; raise learner.steps to go on")
     changes = validate_same_run(config, found.folder, [key for key in allow_changes if key != "data.path"])
     validate_same_data(manifest.data, inputs.fingerprint, found.folder, config.data.path, allow_changes)
     validate_optimizer(found.folder / "learner", config.optimizer.name)
     if config.method == "sapo":
         readable_state(found.folder / "buffer", config.buffer.capacity)
+    if manifest.step > total_steps:
+        raise UserError(f"learner.steps {total_steps}: {found.folder} is further; raise it to go on")
     note = total_steps_note(config.optimizer, manifest.step, manifest.total_steps, total_steps)
     damaged = [f"{damage}; an older checkpoint serves" for damage in found.damaged]
-    return [*damaged, *(f"resumed with {change}" for change in changes), *([note] if note else [])]
+    notes = [*(f"resumed with {change}" for change in changes), *([note] if note else [])]
+    return [*damaged, *notes, *_on_lost_lines(folder, manifest.step)]
+
+
+def _on_lost_lines(folder: RunFolder, step: int) -> list[str]:
+    """A machine that stopped may have lost lines that were not on its disk yet."""
+    kept = {at for at, _ in read_lines(folder.path / "metrics.jsonl")}
+    if not (lost := [at for at in range(1, step + 1) if at not in kept]):
+        return []
+    return [
+        f"metrics.jsonl lacks {len(lost)} of the {step} steps that are done, step {lost[0]} is the first; they are not "
+        "made again"
+    ]

@@ -26,6 +26,8 @@ def dry_run(config: RunConfig, *, resume: bool, overwrite: bool, allow_changes: 
     sampled, whole = _sampled(config, resume=resume or config.recovery.auto_resume)
     run = check_run(sampled, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     steps = f"{run.total_steps} steps" if whole else f"{config.learner.epochs:g} epochs"
+    if run.complete:
+        return [f"complete at step {run.total_steps} already; {run.folder.path}"]
     begins = f"goes on at step {run.first_step} of {run.checkpoint}" if run.checkpoint else "starts"
     return [
         f"method {config.method}, objective {config.objective.name}: {steps} of {config.learner.batch_size}; {begins}",

@@ -66,6 +66,9 @@ def train(
         with log.activity.phase("reading model and data"):
             run = check_run(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
         config, inputs, folder, total_steps = run.config, run.inputs, run.folder, run.total_steps
+        if run.complete:
+            log.logger.info("complete at step %d already; %s", total_steps, folder.path)
+            return _result(folder, total_steps, "")
         stack.enter_context(run_lock(folder.path))
         folder.validate_unchanged()
         with log.activity.phase("connecting to Ray"):
@@ -114,6 +117,10 @@ def train(
             log.logger.debug("ended: %s", first_line(error), exc_info=error, extra={"event": "ended"})
             raise
         log.logger.debug("complete at step %d", total_steps, extra={"event": "complete", "step": total_steps})
+    return _result(folder, total_steps, closing)
+
+
+def _result(folder: RunFolder, total_steps: int, closing: str) -> RunResult:
     final = folder.checkpoint(total_steps)
     return RunResult(folder.path, final / "policy", final / "ema", total_steps, closing)
 

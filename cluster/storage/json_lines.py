@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from cluster.storage.appended import AppendedFile
 from contracts.background import write_whole
 from contracts.errors import UserError
 
 
 class JsonLines:
-    """Appends records; each is in the file when ``write`` returns. What a full disk does not take is kept, and written
-    before the next record."""
+    """Appends records."""
 
     def __init__(self, path: Path) -> None:
         """The file is made by the first ``write``."""
-        self._path = path
-        self._file: FileIO | None = None
-        self._unwritten = b""
+        self._file = AppendedFile(path)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line.
@@ -28,15 +25,10 @@ class JsonLines:
             ValueError: a value is one that JSON does not know, as NaN.
             OSError: the disk did not take it; a later call will try again.
         """
-        self._unwritten += (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        if self._file is None:
-            self._file = FileIO(self._path, "a")
-        while self._unwritten:
-            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        self._file.write((json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

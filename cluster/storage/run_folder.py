@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cluster.config.run_config import RunConfig
 from cluster.storage.checkpoints import CheckpointManifest, verify
 from cluster.storage.json_lines import JsonLines, drop_lines_after, read_lines
+from cluster.storage.run_lock import validate_unused
 from cluster.storage.writable import validate_writable
 from contracts.background import write_whole
 from contracts.errors import UserError, first_line
@@ -67,6 +68,7 @@ class RunFolder:
         self.resumed = self._started and (resume or (config.recovery.auto_resume and not overwrite))
         """Whether a run that is there is gone on with."""
         if self._started and not self.resumed and not overwrite:
+            validate_unused(self.path)
             raise UserError(f"{config.run_dir}: holds a run already; give another name=, or --resume, or --overwrite")
 
     def validate_writable(self) -> None:
@@ -111,14 +113,16 @@ class RunFolder:
         Raises:
             UserError: there are some, and none is valid; it says what is wrong with the newest.
         """
-        damaged: list[UserError] = []
+        damaged: dict[str, UserError] = {}
         for folder in reversed(self._whole()):
             try:
-                return FoundCheckpoint(folder, verify(folder), tuple(map(str, damaged)))
+                return FoundCheckpoint(folder, _verified(folder), tuple(map(str, damaged.values())))
             except UserError as error:
-                damaged.append(error)
+                damaged[folder.name] = error
         if damaged:
-            raise damaged[0]
+            newest, *others = damaged
+            too = f", {', '.join(others)} neither" if others else ""
+            raise UserError(f"{damaged[newest]}; {newest} can't be used{too}; --overwrite begins anew")
         return FoundCheckpoint()
 
     def validate_unchanged(self) -> None:
@@ -195,6 +199,16 @@ class RunFolder:
 def whole_checkpoints(folder: Path) -> list[Path]:
     """Those in a run's folder of checkpoints, the oldest first; unfinished and damaged ones have other names."""
     return sorted((p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=_step_of)
+
+
+def _verified(folder: Path) -> CheckpointManifest:
+    """Raises:
+    UserError: it is not whole, or is another step's.
+    """
+    manifest = verify(folder)
+    if manifest.step != _step_of(folder):
+        raise UserError(f"{folder}: damaged: it holds the checkpoint of step {manifest.step}")
+    return manifest
 
 
 def as_yaml(config: RunConfig) -> str:

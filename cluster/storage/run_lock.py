@@ -30,15 +30,34 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
         _sign(path)
     except Timeout as error:
-        raise UserError(
-            f"{run_dir}: in use by {holder_of(run_dir) or 'another process'}; wait for it, or give another name="
-        ) from error
+        raise _in_use(run_dir) from error
     except OSError as error:
         raise UserError(f"output_dir {run_dir.parent}: {path} can't be written: {error.strerror}") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def validate_unused(run_dir: Path) -> None:
+    """Raises:
+    UserError: a process holds the run folder's lock.
+    """
+    if not _path(run_dir).exists():
+        return
+    lock = FileLock(_path(run_dir))
+    try:
+        lock.acquire(timeout=0)
+        lock.release()
+    except Timeout as error:
+        raise _in_use(run_dir) from error
+    except OSError:
+        return  # a disk that can't be written: who wants to write finds out
+
+
+def _in_use(run_dir: Path) -> UserError:
+    holder = holder_of(run_dir) or "another process"
+    return UserError(f"{run_dir}: in use by {holder}; wait for it, or give another name=")
 
 
 @dataclass(frozen=True)

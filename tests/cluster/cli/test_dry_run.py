@@ -192,6 +192,9 @@ def test_a_resumed_run_is_checked_against_its_checkpoint(dry: Any, run_file: Pat
     assert any(line.startswith("resumed with learner.tokens_per_batch: ") for line in said)
     for arguments, words in (
         (("learner.steps=3",), "the run is complete at step 3; raise learner.steps"),
+        (("learner.steps=2",), f"learner.steps 2: {at} is further; raise it to go on"),
+        (("learner.steps=3", "seed=5"), f"seed 5: {at} was made with"),
+        (("learner.steps=3", "--allow-change", "nonsense.key"), "--allow-change nonsense.key: "),
         (("optimizer.lr=0.5",), f"optimizer.lr 0.5: {at} was made with"),
         (("--allow-change", "optimizer.name", "optimizer.name=rmsprop"), "saved with optimizer.name adamw; this run"),
         ((f"data.path={other}",), f"data.path {other}: its rows are not those that {at} was trained on"),
@@ -201,7 +204,12 @@ def test_a_resumed_run_is_checked_against_its_checkpoint(dry: Any, run_file: Pat
     assert lines(dry("train", "--resume", "learner.steps=5", "optimizer.lr=0.5", "--allow-change", "optimizer.lr"))
     (run / "metrics.jsonl").write_text("{broken\n")
     assert "metrics.jsonl" in dry("train", "--resume", "learner.steps=5").rejection
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": 3}\n')
+    text = "\n".join(lines(dry("train", "--resume", "learner.steps=5")))
+    assert "metrics.jsonl lacks 1 of the 3 steps that are done, step 2 is the first; they are not made again" in text
     (run / "metrics.jsonl").unlink()
+    again = dry("train", "recovery.auto_resume=true", "learner.steps=3")
+    assert lines(again) == [f"complete at step 3 already; {run}"]
     (at / "buffer" / "shard-0000.bin").unlink()
     assert "shard-0000.bin: can't be read: No such file" in dry("train", "--resume", "learner.steps=5").rejection
 

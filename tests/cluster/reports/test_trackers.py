@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
+import signal
 from pathlib import Path
 from typing import ClassVar
 
@@ -56,6 +58,41 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path):
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Tags()["scalars"] == ["loss"]
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0)]
+
+
+def test_tensorboard_shows_the_steps_of_a_later_attempt_in_place_of_what_came_after_its_start(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first_step, loss in ((0, 1.0), (2, 5.0)):
+        tracker = TensorBoardTracker(tmp_path, first_step)
+        for step in range(first_step + 1, 5):
+            tracker.log(step, {"loss": loss})
+        tracker.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1), (2, 1), (3, 5), (4, 5)]
+
+
+def test_tensorboard_loses_no_step_to_a_disk_that_is_full_for_a_while(tmp_path: Path, caplog):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trackers = Trackers([TensorBoardTracker(tmp_path)], logging.getLogger("run"))
+    limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for step in range(1, 7):
+            size = next(tmp_path.iterdir()).stat().st_size
+            soft = size + 10 if step in (3, 4) else limits[0]  # in the middle of a record
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, limits[1]))
+            trackers.log(step, {"loss": float(step)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    trackers.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(s, float(s)) for s in range(1, 7)]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "TensorBoardTracker can't write at step 3, and tries again"
+    ]
 
 
 def test_a_tracker_whose_disk_is_full_says_so_once_and_goes_on_when_there_is_room(caplog: pytest.LogCaptureFixture):

@@ -14,6 +14,7 @@ from cluster.config.loading import load_config
 from cluster.config.run_config import RunConfig
 from cluster.storage.checkpoints import write_manifest
 from cluster.storage.run_folder import FoundCheckpoint, RunFolder, as_yaml
+from cluster.storage.run_lock import holder_of, run_lock
 from contracts.errors import UserError
 
 
@@ -96,8 +97,28 @@ def test_a_run_without_any_valid_checkpoint_says_what_is_wrong_with_the_newest(t
     checkpoints(folder, 4, 8)
     for step in (4, 8):
         (folder.checkpoint(step) / "state").unlink()
-    with pytest.raises(UserError, match=r"step-8/state: can't be read"):
+    with pytest.raises(UserError, match=r"step-8/state: can't be read.*; step-8 can't be used, step-4 neither;"):
         folder.newest_valid_checkpoint()
+
+
+def test_a_checkpoint_under_another_step_s_number_is_passed_over(tmp_path: Path) -> None:
+    folder = prepared(config(tmp_path))
+    checkpoints(folder, 4, 8)
+    folder.checkpoint(5000).symlink_to(folder.checkpoint(8))
+    found = folder.newest_valid_checkpoint()
+    assert found.folder == folder.checkpoint(8)
+    assert found.damaged == (f"{folder.checkpoint(5000)}: damaged: it holds the checkpoint of step 8",)
+
+
+def test_a_second_start_is_told_that_the_run_is_going_on(tmp_path: Path) -> None:
+    folder = prepared(config(tmp_path))
+    checkpoints(folder, 4)
+    with run_lock(folder.path):
+        with pytest.raises(UserError, match=f"r: in use by process {os.getpid()} on .*; wait for it, or give another"):
+            RunFolder(config(tmp_path), resume=False, overwrite=False)
+        assert holder_of(folder.path), "what the lock says is still there"
+    with pytest.raises(UserError, match="holds a run already"):
+        RunFolder(config(tmp_path), resume=False, overwrite=False)
 
 
 def test_a_run_that_may_goes_on_by_itself_and_overwrite_still_replaces_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ What takes seconds to import (torch, Ray, vLLM) is imported by the commands that
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -80,6 +81,10 @@ for name, command in COMMANDS.items():
     app.command(name, context_settings={"ignore_unknown_options": name in TAKES_NEGATIVE})(command)
 
 
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
+"""Errors that even looking whether a path is there may raise. The path is the user's to mend."""
+
+
 def main() -> None:
     """Run the command line; what the user must mend is one line on stderr and exit status 2. Other errors are bugs and
     keep their traceback."""
@@ -91,4 +96,9 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"sapo: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_PATH or not error.filename:
+            raise
+        print(f"sapo: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)

@@ -41,7 +41,13 @@ LONGEST_NAME = 100
 class RunConfig(Section):
     """One run. Every part gets the sections that it uses."""
 
-    name: str = Field("run", pattern=RUN_NAME, max_length=LONGEST_NAME, description="Run folder: `output_dir`/`name`.")
+    name: str = Field(
+        "run",
+        pattern=RUN_NAME,
+        max_length=LONGEST_NAME,
+        description="Run folder: `output_dir`/`name`.",
+        json_schema_extra={"expected": f"at most {LONGEST_NAME} characters long"},
+    )
     output_dir: str = Field(
         "runs", description="Where run folders are made; on a cluster, a folder that all nodes share."
     )

@@ -32,22 +32,15 @@ from learner.config import (
 
 LARGEST_SEED = 2**32 - 1
 """NumPy's global generator, which vLLM seeds, takes no larger one."""
-RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""No slash and no leading dot: the folder of this name is deleted by --overwrite."""
-LONGEST_NAME = 100
-"""Characters; files and processes are named after a run, with more around it."""
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""No slash and no leading dot: the folder of this name is deleted by --overwrite. Not longer: files and processes are
+named after a run, with more around it."""
 
 
 class RunConfig(Section):
     """One run. Every part gets the sections that it uses."""
 
-    name: str = Field(
-        "run",
-        pattern=RUN_NAME,
-        max_length=LONGEST_NAME,
-        description="Run folder: `output_dir`/`name`.",
-        json_schema_extra={"expected": f"at most {LONGEST_NAME} characters long"},
-    )
+    name: str = Field("run", pattern=RUN_NAME, description="Run folder: `output_dir`/`name`.")
     output_dir: str = Field(
         "runs", description="Where run folders are made; on a cluster, a folder that all nodes share."
     )

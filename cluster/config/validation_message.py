@@ -58,7 +58,7 @@ def _message_of(key: str, errors: list[ErrorDetails], root: type[Section]) -> st
             names = ", ".join(section.model_fields) if section else ""
             return f"{key} {shown(error['input'])}: must be a section with keys of {names}"
         case "string_pattern_mismatch":
-            remedy = "must be letters, digits, dots, dashes and underscores, the first a letter or digit"
+            remedy = "must be at most 100 letters, digits, dots, dashes and underscores, the first a letter or digit"
             return f"{key} {shown(error['input'])}: {remedy}"
     own = _expected(key, root)
     # A field that may be one thing or another has an error for each.

@@ -40,13 +40,14 @@ def test_a_config_that_cannot_be_used_is_one_line(sapo: Sapo, tmp_path: Path, ru
     assert "did you mean learner.steps?" in sapo(command, run_file, "learner.step=3").rejection
     assert sapo(command, run_file, "learner.steps").rejection.startswith("override 'learner.steps': ")
     assert "name a/b" in sapo(command, run_file, "name=a/b").rejection
-    assert "must be at most 100 characters long" in sapo(command, run_file, f"name={'a' * 101}").rejection
+    assert "must be at most 100 letters" in sapo(command, run_file, f"name={'a' * 101}").rejection
 
 
 @pytest.mark.parametrize("key", ["output_dir", "data.path", "model.path", "data.chat_template", "data.held_out"])
 def test_a_path_that_can_not_be_one_is_one_line(sapo: Sapo, run_file: Path, key: str) -> None:
     long = "n" * 300
-    assert sapo("train", run_file, f"{key}={long}", "--dry-run").rejection.endswith(f"{long}: File name too long")
+    said = sapo("train", run_file, f"{key}={long}", "--dry-run").rejection
+    assert long in said and said.endswith(": File name too long")
 
 
 def test_other_errors_are_bugs_and_keep_their_traceback(

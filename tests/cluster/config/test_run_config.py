@@ -120,8 +120,14 @@ def test_sections_left_out_have_their_defaults(smallest: Path) -> None:
         ("learner.steps=true", "learner.steps true: must be a number"),
         ("weights.backend=mpi", "weights.backend mpi: must be 'auto', 'shm', 'gloo', 'nccl' or 'ipc'"),
         ("name=7", "name 7: must be text (numbers in quotes)"),
-        ("name=a/b", "name a/b: must be letters, digits, dots, dashes and underscores, the first a letter or digit"),
-        ("name=..", "name ..: must be letters, digits, dots, dashes and underscores, the first a letter or digit"),
+        (
+            "name=a/b",
+            "name a/b: must be at most 100 letters, digits, dots, dashes and underscores, the first a letter or digit",
+        ),
+        (
+            "name=..",
+            "name ..: must be at most 100 letters, digits, dots, dashes and underscores, the first a letter or digit",
+        ),
         ("optimizer.betas=[0.9, 2]", "optimizer.betas.1 2: must be less than or equal to 1"),
         ("model.lora.target_modules=5", "model.lora.target_modules 5: must be a list or 'all-linear'"),
         ("model.lora.rank=0", "model.lora.rank 0: must be greater than or equal to 1"),

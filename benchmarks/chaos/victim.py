@@ -141,7 +141,8 @@ class Victim:
     def _end_driver(self, fault: Fault) -> None:
         began = time.monotonic()
         self._process.send_signal(signal.SIGKILL if fault.kind == "kill" else signal.SIGTERM)
-        self._note_end((*ENDED[fault.kind], 0))  # it may just have ended by itself
+        # It may just have ended by itself, and the disk may be full for the checkpoint that SIGTERM asks for.
+        self._note_end((*ENDED[fault.kind], 0), FULL_DISK if fault.kind == "term" and self._filled else None)
         if fault.kind == "term":
             self._outcome.exit_s.append(time.monotonic() - began)
         self._start(*(f"{key}={self._chance.choice(values)}" for key, values in self._changes.items()))
@@ -155,11 +156,15 @@ class Victim:
 
     def _await_end(self) -> None:
         """Wait until the run has made its last step; one that could not write its last checkpoint is started again."""
-        struck = sum(hit.fault.startswith("full") for hit in self._outcome.hits)
-        while self._note_end((0,), FULL_DISK if self._outcome.full < struck else None):
+        while self._note_end((0,), FULL_DISK if self._outcome.full < self._filled else None):
             self._outcome.full += 1
             time.sleep(FULL_S)
             self._start()
+
+    @property
+    def _filled(self) -> int:
+        """How often its disk was full."""
+        return sum(hit.fault.startswith("full") for hit in self._outcome.hits)
 
     def _note_end(self, expected: tuple[int, ...], allowed: str | None = None) -> bool:
         """Wait for the driver's end. A status that is not expected is wrong, unless its last line says ``allowed``;

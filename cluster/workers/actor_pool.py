@@ -99,7 +99,7 @@ class ActorPool:
         """Take over actors that an earlier attempt left, engines and all; one that does not answer is replaced."""
         for survivor in survivors:
             number = self._started
-            self._started = max(number, int(survivor.name.rpartition("-")[2]) + 1)
+            self._started = max(number, _number(survivor.name) + 1)
             self._had_place = True
             adoption = self.factory.adopt(survivor.process)
             self.members[survivor.name] = Member(
@@ -202,7 +202,10 @@ class ActorPool:
             UserError: the failure policy ends the run.
         """
         stats = self.buffer.stats()
-        decision = self.policy.decide(ActorFailed(member.name, member.state.value, reason, stats.accounted, cause))
+        failed = ActorFailed(
+            member.name, member.state.value, reason, stats.accounted, _number(member.name), self._started, cause
+        )
+        decision = self.policy.decide(failed)
         if decision.action is Action.RAISE:
             assert decision.error is not None
             raise decision.error
@@ -383,3 +386,8 @@ class ActorPool:
                 f"cluster: a generation actor needs {needs}, not placed within {self.start_timeout_s:g} s; {totals()} "
                 "for learner and actors"
             )
+
+
+def _number(name: str) -> int:
+    """Of an actor, by its name."""
+    return int(name.rpartition("-")[2])

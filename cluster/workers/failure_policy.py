@@ -20,6 +20,10 @@ class ActorFailed:
     reason: str
     finished: int
     """Plan indices accounted for until now, over all actors."""
+    number: int
+    """Which actor of the attempt it is, in the order in which they were asked for."""
+    asked_for: int
+    """How many were until now."""
     cause: UserError | None = None
     """The actor's own error, where it is the user's to mend."""
 
@@ -63,7 +67,8 @@ class Limits:
     replacements: int = 8
     """Actors that may fail within ``window`` steps."""
     without_progress: int = 2
-    """Replacements in a row between which no plan index was finished: the cause hits every actor."""
+    """Replacements of replacements in a row between which no plan index was finished: the cause hits every actor. Those
+    that fail together, with their node, are no such row."""
     restarts: int = 5
     """Attempts that may fail within ``window`` steps."""
     window: int = 1000
@@ -91,9 +96,14 @@ class FailurePolicy:
         self._actors_failed: deque[int] = deque()
         """Steps at which actors failed within the window."""
         self._attempts_failed: deque[int] = deque()
+        self._begin_row()
+
+    def _begin_row(self) -> None:
         self._without_progress = 0
         self._finished = -1
         """Plan indices accounted for when an actor last failed."""
+        self._newer = 0
+        """An actor of this number or above was asked for after the last failure that counts."""
 
     def decide(self, event: ActorFailed | AttemptFailed) -> Decision:
         return self._on_actor(event) if isinstance(event, ActorFailed) else self._on_attempt(event)
@@ -101,9 +111,10 @@ class FailurePolicy:
     def _on_actor(self, event: ActorFailed) -> Decision:
         if event.cause:
             return Decision(Action.RAISE, event.cause)
-        stalled = event.finished == self._finished
-        self._without_progress = self._without_progress + 1 if stalled else 0
-        self._finished = event.finished
+        if event.finished != self._finished:
+            self._without_progress, self._finished, self._newer = 0, event.finished, event.asked_for
+        elif event.number >= self._newer:
+            self._without_progress, self._newer = self._without_progress + 1, event.asked_for
         recent = self._within(self._actors_failed, event.finished // self._inserts_per_step)
         if self._without_progress >= self._limits.without_progress or recent > self._limits.replacements:
             text = f"generation: {recent} actors failed, the last, {event.actor}, with: {event.reason}"
@@ -112,6 +123,7 @@ class FailurePolicy:
         return Decision(Action.RETRY)
 
     def _on_attempt(self, event: AttemptFailed) -> Decision:
+        self._begin_row()  # the next one's buffer counts from the start
         recent = self._within(self._attempts_failed, event.step)
         here = len(list(takewhile(lambda step: step == event.step, reversed(self._attempts_failed))))
         # What raises before the first step, or again and again at one step, is no accident of the machines.

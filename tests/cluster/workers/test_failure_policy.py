@@ -6,8 +6,8 @@ from cluster.workers.failure_policy import Action, ActorFailed, AttemptFailed, F
 from contracts.errors import UserError
 
 
-def actor(finished: int, cause: UserError | None = None) -> ActorFailed:
-    return ActorFailed("actor-0", "running", "it broke", finished, cause)
+def actor(finished: int, number: int = 0, of: int = 1, cause: UserError | None = None) -> ActorFailed:
+    return ActorFailed(f"actor-{number}", "running", "it broke", finished, number, of, cause)
 
 
 def attempt(step: int, *, died: bool = True, broken: bool = False) -> AttemptFailed:
@@ -20,10 +20,25 @@ def actions(policy: FailurePolicy, *events: ActorFailed | AttemptFailed) -> list
 
 def test_replacements_without_progress_end_the_run_and_progress_forgives():
     policy = FailurePolicy(Limits(replacements=10, without_progress=2))
-    assert actions(policy, actor(0), actor(0), actor(5), actor(5)) == [Action.RETRY] * 4
-    decision = policy.decide(actor(5))
+    one_by_one = [actor(finished, number, number + 1) for number, finished in enumerate((0, 0, 5, 5))]
+    assert actions(policy, *one_by_one) == [Action.RETRY] * 4
+    decision = policy.decide(actor(5, 4, 5))
     assert decision.action is Action.RAISE
-    assert str(decision.error) == "generation: 5 actors failed, the last, actor-0, with: it broke"
+    assert str(decision.error) == "generation: 5 actors failed, the last, actor-4, with: it broke"
+
+
+def test_actors_that_die_together_with_their_node_are_no_row_and_their_replacements_are():
+    policy = FailurePolicy(Limits(replacements=99, without_progress=2))
+    assert actions(policy, *[actor(7, number, 8 + number) for number in range(8)]) == [Action.RETRY] * 8
+    assert actions(policy, *[actor(7, number, 8 + number) for number in range(8, 16)]) == [Action.RETRY] * 8
+    assert policy.decide(actor(7, 16, 24)).action is Action.RAISE
+
+
+def test_one_actor_that_dies_with_each_of_several_attempts_is_no_row():
+    """The buffer of each new attempt has accounted for nothing yet when the loss of an engine is noticed."""
+    policy = FailurePolicy(Limits(replacements=99, restarts=99, without_progress=2))
+    for step in (1, 20, 29, 40):
+        assert actions(policy, attempt(step), actor(0, 0, 2)) == [Action.RESTART, Action.RETRY]
 
 
 def test_replacements_are_limited_within_so_many_steps():
@@ -35,7 +50,7 @@ def test_replacements_are_limited_within_so_many_steps():
 
 def test_the_user_s_own_fault_is_raised_as_it_was():
     fault = UserError("model.path m: no such folder")
-    assert FailurePolicy(Limits()).decide(actor(0, fault)).error is fault
+    assert FailurePolicy(Limits()).decide(actor(0, cause=fault)).error is fault
 
 
 def test_a_failure_begins_a_new_attempt_so_many_times_within_so_many_steps():

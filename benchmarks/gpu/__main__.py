@@ -53,11 +53,14 @@ def main() -> None:
 def run_here(name: str, wanted: Scale) -> Iterator[Figure]:
     """A section in this process."""
     measure: Section = importlib.import_module(f"benchmarks.gpu.{name}").measure
-    if name in ("engine", "publication"):
-        import ray
+    if name not in ("engine", "publication"):
+        yield from measure(wanted)
+        return
+    from cluster.config.sections import ClusterConfig
+    from cluster.workers.ray_session import ray_session
 
-        ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    return measure(wanted)
+    with ray_session(ClusterConfig(cpus=4), needed_cpus=4.0):
+        yield from measure(wanted)
 
 
 def run_apart(name: str, wanted: Scale, *, tiny: bool) -> list[Figure]:

@@ -66,4 +66,4 @@ def test_a_write_that_hangs_is_named_by_the_thread_beside_it_and_ends_when_the_f
         watch.close()
     reader.join(10)
     assert [json.loads(line) for line in read] == [{"step": 1}]
-    assert "(cluster.storage.json_lines, " in said.getvalue()
+    assert "(cluster.storage.appended, write)" in said.getvalue()

@@ -21,7 +21,6 @@ from cluster.reports.services import validate_installed
 from cluster.run.inputs import Inputs, count_steps, read_inputs
 from cluster.run.model_check import check_config, check_inputs, check_shell
 from cluster.run.resume_guard import validate_same_data, validate_same_run
-from cluster.storage.json_lines import read_lines
 from cluster.storage.run_folder import FoundCheckpoint, RunFolder
 from cluster.storage.writable import validate_writable
 from contracts.errors import UserError
@@ -170,8 +169,7 @@ def _on_checkpoint(
     Raises:
         UserError: it can't be resumed from, or belongs to another run.
     """
-    for name in LINES:
-        folder.validate_lines(name)
+    logged = {name: folder.logged_steps(name) for name in LINES}
     if found.folder is None or found.manifest is None:
         return []
     manifest = found.manifest
@@ -185,13 +183,12 @@ def _on_checkpoint(
     note = total_steps_note(config.optimizer, manifest.step, manifest.total_steps, total_steps)
     damaged = [f"{damage}; an older checkpoint serves" for damage in found.damaged]
     notes = [*(f"resumed with {change}" for change in changes), *([note] if note else [])]
-    return [*damaged, *notes, *_on_lost_lines(folder, manifest.step)]
+    return [*damaged, *notes, *_on_lost_lines(logged["metrics.jsonl"], manifest.step)]
 
 
-def _on_lost_lines(folder: RunFolder, step: int) -> list[str]:
+def _on_lost_lines(logged: set[int], step: int) -> list[str]:
     """A machine that stopped may have lost lines that were not on its disk yet."""
-    kept = {at for at, _ in read_lines(folder.path / "metrics.jsonl")}
-    if not (lost := [at for at in range(1, step + 1) if at not in kept]):
+    if not (lost := [at for at in range(1, step + 1) if at not in logged]):
         return []
     return [
         f"metrics.jsonl lacks {len(lost)} of the {step} steps that are done, step {lost[0]} is the first; they are not "

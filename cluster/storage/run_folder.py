@@ -176,11 +176,13 @@ class RunFolder:
     def _whole(self) -> list[Path]:
         return whole_checkpoints(self.checkpoints)
 
-    def validate_lines(self, name: str) -> None:
-        """Raises:
-        UserError: a JSONL file has a line that is none.
+    def logged_steps(self, name: str) -> set[int]:
+        """Steps of which a JSONL file has a line.
+
+        Raises:
+            UserError: it has a line that is none.
         """
-        read_lines(self.path / name)
+        return {step for step, _ in read_lines(self.path / name)}
 
     def keep_lines_below(self, name: str, step: int) -> None:
         """Drop what a JSONL file has after ``step``."""

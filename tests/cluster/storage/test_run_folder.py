@@ -197,7 +197,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     folder = prepared(config(tmp_path))
     (folder.path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics.jsonl:2: damaged"):
-        folder.validate_lines("metrics.jsonl")
+        folder.logged_steps("metrics.jsonl")
 
 
 def test_a_resume_on_a_full_disk_leaves_the_config_as_it_was(tmp_path: Path, monkeypatch) -> None:

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,10 +62,12 @@ class TensorBoardTracker:
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
         # Its own writer does so from a thread, which a full disk ends.
         self._records: Any = RecordWriter(AppendedFile(folder / name))
-        self._write(file_version="brain.Event:2")
+        with suppress(OSError):  # of a full disk: they are written before the first step
+            self._write(file_version="brain.Event:2")
         if first_step:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._write(step=first_step + 1, session_log=start)
+            with suppress(OSError):
+                self._write(step=first_step + 1, session_log=start)
 
     def log(self, step: int, figures: Figures) -> None:
         values = [self._summary.Value(tag=name, simple_value=v) for name, v in figures.items() if v is not None]

@@ -75,10 +75,11 @@ def test_tensorboard_shows_the_steps_of_a_later_attempt_in_place_of_what_came_af
 def test_tensorboard_loses_no_step_to_a_disk_that_is_full_for_a_while(tmp_path: Path, caplog):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trackers = Trackers([TensorBoardTracker(tmp_path)], logging.getLogger("run"))
     limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5, limits[1]))  # an attempt may begin on a full disk
+        trackers = Trackers([TensorBoardTracker(tmp_path)], logging.getLogger("run"))
         for step in range(1, 7):
             size = next(tmp_path.iterdir()).stat().st_size
             soft = size + 10 if step in (3, 4) else limits[0]  # in the middle of a record

@@ -138,8 +138,12 @@ class ReplayBuffer:
         await self.coordinator.insert.remote(InsertRequest(actor, rows, tokens))
 
     def draw_ref(self) -> ray.ObjectRef:
-        """A draw under way, for ``resolve``."""
+        """A draw under way, for ``resolve``; None: it was withdrawn."""
         return self.coordinator.draw.remote()
+
+    def withdraw_draws(self) -> None:
+        """Give up the draws that wait for pairs. One that has its batch by now keeps it."""
+        self.coordinator.withdraw_draws.remote()
 
     def resolve(self, answer: DrawAnswer) -> Draw:
         """The pairs of an answered ``draw_ref``."""

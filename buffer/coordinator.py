@@ -79,7 +79,7 @@ class Coordinator:
         self._duplicates = self._generated_tokens = 0
         self._blocked_lease_s = self._blocked_draw_s = 0.0
         self._leases: deque[WaitingLease] = deque()
-        self._draws: deque[asyncio.Future[DrawAnswer]] = deque()
+        self._draws: deque[asyncio.Future[DrawAnswer | None]] = deque()
         self._gone: set[str] = set()
         self._closed = False
 
@@ -146,13 +146,13 @@ class Coordinator:
                 waiting.future.set_result(LeaseAnswer(indices))
                 self._blocked_lease_s += time.monotonic() - waiting.since
 
-    async def draw(self) -> DrawAnswer:
-        """Waits until the limiter allows a draw.
+    async def draw(self) -> DrawAnswer | None:
+        """Waits until the limiter allows a draw; None: it was withdrawn meanwhile, and nothing has changed.
 
         Raises:
             RuntimeError: the buffer is closed.
         """
-        future: asyncio.Future[DrawAnswer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[DrawAnswer | None] = asyncio.get_running_loop().create_future()
         started = time.monotonic()
         self._draws.append(future)
         self._settle()
@@ -162,6 +162,13 @@ class Coordinator:
         answer = await future
         self._blocked_draw_s += time.monotonic() - started
         return answer
+
+    async def withdraw_draws(self) -> None:
+        """Answer the draws that wait with None."""
+        for future in self._draws:
+            if not future.done():
+                future.set_result(None)
+        self._draws.clear()
 
     def _take(self) -> DrawAnswer:
         drawn = self._index.draw(self._batch)

@@ -80,6 +80,7 @@ class LocalBuffer:
             drawing.cancel()
             working.result()
         answer = await drawing
+        assert answer is not None, "nobody withdraws it"
         return as_draw(answer, answer.payloads)
 
     async def annotate(self, keys: np.ndarray, scores: Sequence[ReferenceScore | None]) -> None:

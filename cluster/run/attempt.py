@@ -6,6 +6,7 @@ checkpoint, with what did not die and with the rest placed anew.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,7 +54,7 @@ from cluster.weights.parity import ParityCheck, choose_sequences
 from cluster.weights.publisher_spec import PublisherSpec
 from cluster.workers.actor_factory import ActorFactory, backend_of
 from cluster.workers.actor_pool import ActorPool
-from cluster.workers.control import open_control
+from cluster.workers.control import Mailbox
 from cluster.workers.evaluator import EvaluatorFactory
 from cluster.workers.failure_policy import FailurePolicy
 from cluster.workers.inbox import Asked, Inbox
@@ -80,6 +81,7 @@ class Setting:
     metrics: RayMetrics
     """On Ray's metrics port."""
     losses: Losses
+    mailbox: Mailbox
     adapters: Adapters | None = None
     """What is published to the actors, where it is not whole weights."""
     survivors: list[Member] = field(default_factory=list)
@@ -109,28 +111,29 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         Interrupted: it was asked to end at once.
     """
     with ExitStack() as beside, ExitStack() as parts:
+        config, inputs, log = setting.config, setting.inputs, setting.log.logger
         activity = setting.log.activity
-        inbox = Inbox(partial(open_control, setting.config.name), RayCalls(), setting.asked)
+        inbox = Inbox(setting.mailbox, RayCalls(), setting.asked)
         parts.callback(inbox.close)
-        collector = _collector(setting, inbox, progress.step)
+        stop = StopRequest(log, config.checkpoint.grace_s)
+        interventions = Interventions(stop, inbox, Skips(config.learner.skipped_steps), Preemption(log))
+        collector = _collector(setting, progress.step)
         parts.callback(collector.close)
         collector.start()
         with activity.phase("placing ranks, buffer and actors"):
             if not checkpoint:  # the starting weights are gone
                 end_ranks(setting)
-            group, source = start_parts(setting, parts, inbox, collector)
+            group, source = start_parts(setting, parts, inbox, collector, lambda: interventions.ending)
         with activity.phase("making room on shared GPUs"):
             source.prepare()
         if note := group.setup(activity.phase):
-            setting.log.logger.info(note)
+            log.info(note)
         if checkpoint:
             with activity.phase(f"loading {checkpoint.name}"):
                 group.load(checkpoint)
                 source.restore(checkpoint)
         with activity.phase("engines load and take their first weights"):
             source.begin(progress.step, setting.total_steps)
-        config, inputs = setting.config, setting.inputs
-        log = setting.log.logger
         closing = BottleneckReport(
             source,
             log,
@@ -153,8 +156,6 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
             config.evaluation.every,
         )
         parts.callback(checkpointer.close)
-        stop = StopRequest(log, config.checkpoint.grace_s)
-        interventions = Interventions(stop, inbox, Skips(config.learner.skipped_steps), Preemption(log))
         held_out = HeldOut(inputs.held_out, config.data, group, setting.total_steps)
         with stop.heeded():
             run_steps(
@@ -190,7 +191,7 @@ def _evaluations(setting: Setting, beside: ExitStack) -> Evaluations:
     return evaluations
 
 
-def _collector(setting: Setting, inbox: Inbox, first_step: int) -> Collector:
+def _collector(setting: Setting, first_step: int) -> Collector:
     """What tells ``sapo status`` of the attempt."""
     config = setting.config
     about = About(
@@ -206,7 +207,7 @@ def _collector(setting: Setting, inbox: Inbox, first_step: int) -> Collector:
         about,
         setting.log,
         RayCalls(),
-        lambda board: inbox.mailbox.tell("post", board),
+        lambda board: setting.mailbox.worker.tell("post", board),
         MachineWatch(config, setting.hardware),
         text_decoder(setting.inputs.tokenizer),
         setting.metrics,
@@ -214,12 +215,12 @@ def _collector(setting: Setting, inbox: Inbox, first_step: int) -> Collector:
 
 
 def start_parts(
-    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector
+    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector, ending: Callable[[], bool]
 ) -> tuple[LearnerGroup, BatchSource]:
     """Start learner and source; they are shut down with ``parts``. The one place that asks for the method."""
     config, inputs = setting.config, setting.inputs
     if config.method == "sapo":
-        return _start_rollouts(setting, parts, inbox, collector)
+        return _start_rollouts(setting, parts, inbox, collector, ending)
     ends = inputs.ends.ids
     vocabulary = vocabulary_size(inputs.tokenizer) if config.model.add_tokens else 0
     ranks = Ranks.start(config, setting.hardware, setting.total_steps, setting.label, ends=ends, vocabulary=vocabulary)
@@ -229,7 +230,7 @@ def start_parts(
 
 
 def _start_rollouts(
-    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector
+    setting: Setting, parts: ExitStack, inbox: Inbox, collector: Collector, ending: Callable[[], bool]
 ) -> tuple[LearnerGroup, BatchSource]:
     """Ranks, buffer and actors. Engines load while the learner does, and actors are looked after while it steps."""
     config, hardware, table = setting.config, setting.hardware, setting.inputs.table
@@ -269,7 +270,7 @@ def _start_rollouts(
     )
     parts.callback(pool.shutdown)
     pool.adopt(setting.survivors)
-    pool.add(config.generation.actors - len(setting.survivors))
+    pool.add(config.generation.actors + setting.asked.more_actors - len(setting.survivors))
     setting.survivors.clear()
     collector.watch(Rollouts(pool.all_members, buffer.stats_ref))
     parts.push(partial(_keep_engines, setting, pool))
@@ -277,7 +278,7 @@ def _start_rollouts(
     # One token is left for vLLM, which samples one with every score.
     sequences = choose_sequences(table, config.data.max_length - 1)
     parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger)
-    return group, RolloutSource(config, len(table), buffer, pool, group, parity, setting.log.activity)
+    return group, RolloutSource(config, len(table), buffer, pool, group, parity, setting.log.activity, ending)
 
 
 def _keep_ranks(setting: Setting, ranks: Ranks, _: object, failure: BaseException | None, __: object) -> None:
@@ -309,10 +310,11 @@ def end_ranks(setting: Setting) -> None:
 
 
 def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseException | None, __: object) -> None:
-    """On the way out of an attempt that failed: its engines serve the next one. One that shares its GPU with a rank is
-    started anew with it."""
+    """On the way out of an attempt that failed: its engines serve the next one, which has as many. One that shares its
+    GPU with a rank is started anew with it."""
     failed = isinstance(failure, (WorkerFailure, ray.exceptions.RayError))
     if failed and not setting.config.cluster.colocate:
+        setting.asked.more_actors = pool.wanted - setting.config.generation.actors
         setting.survivors.extend(pool.surrender())
 
 

@@ -97,7 +97,7 @@ class Checkpointer:
         return minutes > 0 and self._clock() - self._last >= 60 * minutes
 
     def save(self, step: int, *, last: bool = False) -> None:
-        """Take the checkpoint of ``step``, and wait for the one before if it is still being written.
+        """Take the checkpoint of ``step`` if there is none, and wait for the one before if it is still being written.
 
         Args:
             last: the run ends with it. It is whole when this returns.
@@ -109,6 +109,8 @@ class Checkpointer:
         began = self._last = self._clock()
         self._finish()
         final = self._folder.checkpoint(step)
+        if final.exists():
+            return
         background = self._config.background and not last
         try:
             aside = open_aside(final)

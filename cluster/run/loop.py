@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import NoReturn
 
 from cluster.reports.activity import Activity
 from cluster.run.callbacks import Callbacks, StepResult
@@ -48,6 +49,8 @@ def run_steps(
         started = time.monotonic()
         with activity.doing("draw"):
             batch = source.next(step - 1)
+        if batch is None:
+            _save_and_stop(step - 1, checkpointer, callbacks, interventions, activity)
         stepping = time.monotonic()
         with activity.doing("step"):
             done = group.step(batch.pairs)
@@ -65,16 +68,27 @@ def run_steps(
             callbacks.on_step(StepResult(step, batch, metrics, done.margins))
             checkpointer.poll()
         interventions.look(step, metrics)
-        ending = step == total_steps or interventions.ending
-        if ending or checkpointer.due(step) or interventions.checkpoint_due():
+        if interventions.ending and step < total_steps:
+            _save_and_stop(step, checkpointer, callbacks, interventions, activity)
+        if step == total_steps or checkpointer.due(step) or interventions.checkpoint_due():
             with activity.doing("checkpoint"):
-                checkpointer.save(step, last=ending)
-        if ending and step < total_steps:
-            callbacks.on_end(step)
-            raise Stopped(step, interventions.signum)
+                checkpointer.save(step, last=step == total_steps)
     if not total_steps:  # nothing is trained, the starting model is wanted
         checkpointer.save(0, last=True)
     callbacks.on_end(total_steps)
+
+
+def _save_and_stop(
+    step: int, checkpointer: Checkpointer, callbacks: Callbacks, interventions: Interventions, activity: Activity
+) -> NoReturn:
+    """
+    Raises:
+        Stopped: always.
+    """
+    with activity.doing("checkpoint"):
+        checkpointer.save(step, last=True)
+    callbacks.on_end(step)
+    raise Stopped(step, interventions.signum)
 
 
 def _with_added_times(metrics: Metrics, later: Metrics) -> Metrics:

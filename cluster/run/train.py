@@ -23,7 +23,7 @@ from cluster.run.stopping import ended_by_sigterm
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock, say_where
-from cluster.workers.control import claim_name
+from cluster.workers.control import Mailbox
 from cluster.workers.failure_policy import Action, AttemptFailed, FailurePolicy, Limits
 from cluster.workers.member import end_all
 from cluster.workers.node_paths import validate_nodes
@@ -74,7 +74,8 @@ def train(
         with log.activity.phase("connecting to Ray"):
             hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
         stack.enter_context(ended_by_sigterm())  # now: Ray has set a handler of its own
-        claim_name(config.name)
+        mailbox = Mailbox(config.name)
+        stack.callback(mailbox.close)
         say_where(folder.path, ray.get_runtime_context().gcs_address)
         require_room(config, hardware, log.logger)
         validate_nodes(config, hardware)
@@ -108,7 +109,9 @@ def train(
         metrics = RayMetrics(config.name)
         losses = Losses(log.logger, metrics.set)
         log.logger.addHandler(EventCounts(metrics))
-        setting = Setting(config, folder, inputs, total_steps, hardware, log, policy, metrics, losses, run.adapters)
+        setting = Setting(
+            config, folder, inputs, total_steps, hardware, log, policy, metrics, losses, mailbox, run.adapters
+        )
         stack.callback(end_all, setting.survivors)
         stack.callback(end_ranks, setting)
         try:
@@ -145,8 +148,9 @@ def _on_what_is_left(setting: Setting) -> Setting:
     """For the cluster as it is now: engines that are one too many end."""
     wait_for_ray(setting.log.logger)
     config = fitted(setting.config, setting.log.logger, use_gpu=setting.hardware.use_gpu)
-    end_all(setting.survivors[config.generation.actors :])
-    del setting.survivors[config.generation.actors :]
+    wanted = config.generation.actors + setting.asked.more_actors
+    end_all(setting.survivors[wanted:])
+    del setting.survivors[wanted:]
     return replace(setting, config=config)
 
 

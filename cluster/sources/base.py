@@ -49,8 +49,8 @@ class BatchSource(Protocol):
     def begin(self, step: int, total_steps: int) -> None:
         """``step`` optimizer steps are done, from a checkpoint; the first batch is asked for next."""
 
-    def next(self, step: int) -> Batch:
-        """The batch of optimizer step ``step`` (from 0)."""
+    def next(self, step: int) -> Batch | None:
+        """The batch of optimizer step ``step`` (from 0); None: the run was asked to end while it was waited for."""
 
     def stepped(self, step: int, batch: Batch, scores: Sequence[ReferenceScore | None]) -> Metrics:
         """The learner has completed ``step`` steps, the last on ``batch``; returns metrics."""

@@ -20,6 +20,8 @@ from cluster.workers.ray_calls import Call, wait_for
 from contracts.errors import UserError
 from contracts.pair import PreferencePair, ReferenceScore
 
+LOOK_S = 1.0
+"""Who waits for pairs looks so often whether the run was asked to end, in seconds."""
 DOING = {"weights_wait_s": "wait for weights", "publish_s": "publish"}
 """What the driver does meanwhile."""
 
@@ -32,6 +34,9 @@ class RolloutSource:
     publication until the draw, the learner from the draw until the next publication, checkpoints included.
     Otherwise the next batch is drawn while the learner steps, and step s + 1 is begun only when
     every actor holds weights of version s + 1 - max_staleness or newer.
+
+    A run that is asked to end does not wait for actors any more, as they may be what was taken away: what has come
+    until then is saved. Learner and engines in turns are the exception: the learner saves when it has its GPUs again.
     """
 
     def __init__(
@@ -43,8 +48,14 @@ class RolloutSource:
         group: LearnerGroup,
         parity: ParityCheck,
         activity: Activity,
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``rows``: of the dataset."""
+        """
+        Args:
+            rows: of the dataset.
+            ending: whether the run was asked to end.
+        """
+        self._ending = (lambda: False) if config.cluster.colocate else ending
         self._activity = activity
         self._config, self._buffer, self._pool, self._group, self._parity = config, buffer, pool, group, parity
         self._weights = config.weights
@@ -71,7 +82,7 @@ class RolloutSource:
         self._pool.wait_for_version(step)
         self._parity.calibrate(step)
 
-    def next(self, step: int) -> Batch:
+    def next(self, step: int) -> Batch | None:
         metrics: Metrics = {} if self._unpublished is None else self._hand_over(self._unpublished)
         if not self._lockstep:
             # Publications happen every so many steps; the newest that the bound can ask for is awaited.
@@ -79,13 +90,17 @@ class RolloutSource:
             due = -(-bound // self._weights.publish_every) * self._weights.publish_every
             newest = step - step % self._weights.publish_every
             metrics["time/weights_wait_s"] = self._timed(
-                "weights_wait_s", lambda: self._pool.wait_for_version(min(due, newest))
+                "weights_wait_s", lambda: self._pool.wait_for_version(min(due, newest), unless=self._ending)
             )
+            if self._pool.held_version() < min(due, newest):
+                return None
             if self._weights.publish_every > 1:
                 self._buffer.advance(step, published=self._pool.held_version())
         started = time.monotonic()
         draw = self._finished_draw()
         metrics["time/draw_wait_s"] = self._add_wait("draw_wait_s", started)
+        if draw is None:
+            return None
         if reason := self._usable.lack(draw.stats):  # the buffer may still hold enough old pairs to draw
             raise UserError(reason)
         prefetch = not self._lockstep and step + 1 < self._total
@@ -111,15 +126,18 @@ class RolloutSource:
             metrics["time/publish_s"] = self._timed("publish_s", lambda: self._publish(step))
             if self._lockstep:
                 metrics["time/weights_wait_s"] = self._timed(
-                    "weights_wait_s", lambda: self._pool.wait_for_version(step)
+                    "weights_wait_s", lambda: self._pool.wait_for_version(step, unless=self._ending)
                 )
-                metrics["weights/version"] = float(step)
+                metrics["weights/version"] = float(self._pool.held_version())
+                if self._pool.held_version() < step:
+                    # Asked to end. Nobody may generate what comes next with older weights.
+                    self._pool.dismiss_all()
         # A version counts for admission when it is on its way; one that has to last for several steps (SPIN's
         # iterations) only when every actor has it.
         every_step = self._weights.publish_every == 1
         self._buffer.advance(step, published=step if every_step else self._pool.held_version())
         self._pool.poll()
-        if published and self._parity.due(step):
+        if published and self._parity.due(step) and not self._ending():
             metrics |= self._parity.check(step)
         return metrics
 
@@ -127,7 +145,7 @@ class RolloutSource:
         return batch.pairs
 
     def timings(self) -> SourceTimings:
-        idle = tuple(status.idle_s for status in self._pool.call_all("status"))
+        idle = tuple(status.idle_s for status in self._pool.statuses())
         return SourceTimings(actors_idle_s=idle, **self._waited)
 
     def snapshot(self, folder: Path) -> Callable[[], None]:
@@ -139,9 +157,16 @@ class RolloutSource:
     def stacks(self) -> Mapping[str, Call]:
         return self._buffer.stacks_refs()
 
-    def _finished_draw(self) -> Draw:
+    def _finished_draw(self) -> Draw | None:
         drawing = self._buffer.draw_ref() if self._prefetched is None else self._prefetched
-        return self._buffer.resolve(wait_for(drawing, self._pool, tick=self._validate_usable))
+        answer = wait_for(drawing, self._pool, tick=self._look, every_s=LOOK_S)
+        return None if answer is None else self._buffer.resolve(answer)
+
+    def _look(self) -> None:
+        """While a draw is waited for."""
+        self._validate_usable()
+        if self._ending():
+            self._buffer.withdraw_draws()
 
     def _hand_over(self, step: int) -> Metrics:
         """The learner's GPUs go to the engines, with the weights of ``step``."""

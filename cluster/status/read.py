@@ -14,8 +14,8 @@ from cluster.reports.page.run_record import RunRecord, read_run
 from cluster.reports.trackers import Figures
 from cluster.status.board import Board, EventLine
 from cluster.status.recent import STEPS, learner_idle, seconds_of
-from cluster.workers.control import find_control, going_on
-from cluster.workers.ray_calls import RayCalls, WorkerFailure
+from cluster.workers.control import OPEN_AGAIN_S, answer_of, find_control, going_on
+from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 FIRST_BOARD_S = 10.0
 """Longest wait for the first board of a run that has just begun."""
-BETWEEN_ATTEMPTS_S = 20.0
-"""Longest that a run may be without a mailbox before it is taken to have ended."""
 SHOWN_EVENTS = 8
 ENDED = "ended"
 
@@ -48,12 +46,12 @@ def live_board(mailbox: Worker, run: str) -> Board:
     Raises:
         UserError: the run ended, or its driver has posted nothing yet.
     """
-    calls, limit = RayCalls(), time.monotonic() + FIRST_BOARD_S
+    limit = time.monotonic() + FIRST_BOARD_S
     while True:
         try:
-            board: Board | None = calls.answer(mailbox.call("board"))
+            board: Board | None = answer_of(mailbox.call("board"), OPEN_AGAIN_S)
         except WorkerFailure as failure:
-            raise UserError(f"run {run}: it has ended") from failure
+            raise UserError(f"run {run}: its mailbox cannot be reached: {failure.reason}") from failure
         if board is not None:
             return board
         if time.monotonic() > limit:
@@ -62,11 +60,11 @@ def live_board(mailbox: Worker, run: str) -> Board:
 
 
 def boards(run: str) -> Iterator[Board]:
-    """One after the other as fast as they are asked for, until the run has ended; from one attempt to the next it has
-    no mailbox for a moment."""
+    """One after the other as fast as they are asked for, until the run has ended; a mailbox that dies is opened
+    again."""
     seen = time.monotonic()
     mailbox: Worker | None = None
-    while time.monotonic() - seen < BETWEEN_ATTEMPTS_S:
+    while time.monotonic() - seen < OPEN_AGAIN_S:
         try:
             mailbox = mailbox or find_control(run)
             board = live_board(mailbox, run)

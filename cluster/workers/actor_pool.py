@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from actors.messages import ActorStatus
 from buffer.messages import BufferStats
 from cluster.workers.failure_policy import Action, ActorFailed, FailurePolicy
 from cluster.workers.inbox import Inbox
@@ -19,8 +21,10 @@ from cluster.workers.watch import Watch
 from contracts.errors import UserError
 from learner.messages import Ack
 
-ANSWER_S = 60.0
-"""Longest wait for an answer that takes an actor milliseconds."""
+ANSWER_S = 5.0
+"""Longest wait for answers that take an actor milliseconds."""
+LOOK_S = 1.0
+"""Who waits for weights to arrive looks so often whether that is still wanted, in seconds."""
 
 
 class Factory(Protocol):
@@ -109,15 +113,32 @@ class ActorPool:
     def surrender(self) -> list[Member]:
         """Give up the actors whose engine is up, for ``adopt``; they are this pool's no more."""
         up = (State.READY, State.JOINING, State.RUNNING)
-        survivors = [member for member in self.members.values() if member.state in up]
+        survivors = [member for member in self.members.values() if member.state in up and not member.leaving]
         for survivor in survivors:
             del self.members[survivor.name]
         return survivors
 
     def remove(self, count: int) -> None:
-        """Let the newest actors finish what they have in hand and leave."""
-        for member in self.running()[-count:]:
-            member.process.call("drain")
+        """Let the newest actors leave, those that generate when they have finished their work; one stays."""
+        staying = [member for member in self.members.values() if not member.leaving]
+        # Who has no work yet goes first: it may never get a place.
+        staying.sort(key=lambda member: (member.state is not State.RUNNING, _number(member.name)))
+        leaving = staying[max(1, len(staying) - count) :]
+        for member in reversed(leaving):
+            if member.state is State.RUNNING:
+                member.leaving = True
+                member.process.call("drain")
+            else:
+                self._dismiss(member)
+        if left := len(leaving):
+            self.log.info("%d actor(s) leave on request", left, extra={"event": "resized", "actors": -left})
+        if left < count:
+            self.log.warning("%d actor(s) asked to leave: one stays", count)
+
+    @property
+    def wanted(self) -> int:
+        """How many actors there should be: those that were asked for and not asked to leave."""
+        return sum(not member.leaving for member in self.members.values())
 
     def running(self) -> list[Member]:
         """The actors that generate, oldest first."""
@@ -135,36 +156,32 @@ class ActorPool:
         """The newest version that every generating actor has acknowledged; -1 when there is none."""
         return min((m.version for m in self.running()), default=-1)
 
-    def wait_for_version(self, version: int) -> None:
-        """Block until every generating actor holds ``version`` or a newer one, and there is at least one.
+    def wait_for_version(self, version: int, unless: Callable[[], bool] = lambda: False) -> None:
+        """Block until every generating actor holds ``version`` or a newer one, and there is at least one; or until
+        ``unless`` says that it is not wanted any more.
 
         The second condition keeps a run whose actors all died from training on without them.
 
         Raises:
             UserError: no actor could be placed in time, or too many failed.
         """
-        while self.held_version() < version:
-            self.first_done([], TICK_S)
+        while self.held_version() < version and not unless():
+            self.first_done([], LOOK_S)
 
     def poll(self) -> None:
         """Handle what has happened without waiting."""
         while done := self.calls.first_done(self._awaited(), 0):
             self._settle(done)
 
-    def call_all(self, method: str) -> list[Any]:
-        """Call a method on all generating actors and wait for their answers. One that died gives none; one that does
-        not answer in time is replaced."""
-        answers = []
-        for member, call in [(member, member.process.call(method)) for member in self.running()]:
-            if not self.calls.first_done([call], ANSWER_S):
-                self.replace(member, f"no answer to {method} within {ANSWER_S:.0f} s")
-                continue
-            try:
-                answers.append(self.calls.answer(call))
-            except WorkerFailure as failure:
-                if not failure.died:
-                    raise
-                continue  # ``run`` has failed with it, and that is where the actor is replaced
+    def statuses(self) -> list[ActorStatus]:
+        """Of all generating actors that answer now. What is to be done with the others is decided elsewhere: ``run``
+        fails with one that died, and each is watched."""
+        asked = [member.process.call("status") for member in self.running()]
+        answers, deadline = [], self.clock() + ANSWER_S
+        for call in asked:
+            if self.calls.first_done([call], max(0.0, deadline - self.clock())):
+                with suppress(WorkerFailure):
+                    answers.append(self.calls.answer(call))
         return answers
 
     def clear_gpus(self) -> None:
@@ -210,14 +227,21 @@ class ActorPool:
             assert decision.error is not None
             raise decision.error
         self.log.warning(
-            "%s %s failed (%s); a new actor takes over its work",
+            "%s %s failed (%s); %s over its work",
             member.name,
             member.state.value,
             reason,
+            "the others take" if member.leaving else "a new actor takes",
             extra={"event": "actor replaced", "actor": member.name},
         )
         self._dismiss(member)
-        self.add(1)
+        if not member.leaving:
+            self.add(1)
+
+    def dismiss_all(self) -> None:
+        """End every actor at once: whatever it still does is nobody's, and its work is free again."""
+        for member in self.all_members():
+            self._dismiss(member)
 
     def shutdown(self) -> None:
         end_all(self.members.values())
@@ -358,12 +382,11 @@ class ActorPool:
             if self.fixed and change:
                 self.log.warning("%d actor(s) asked for: each shares a rank's GPU, so their number stays", change)
                 continue
-            verb = "join" if change > 0 else "leave"
-            self.log.info("%d actor(s) %s on request", abs(change), verb, extra={"event": "resized", "actors": change})
-            if change > 0:
-                self.add(change)
-            elif change < 0:
+            if change < 0:
                 self.remove(-change)
+                continue
+            self.add(change)
+            self.log.info("%d actor(s) join on request", change, extra={"event": "resized", "actors": change})
 
     def _validate_sent(self) -> None:
         """A run does not wait for ever for weights that nobody sends."""

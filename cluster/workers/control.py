@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 
 from cluster.config.sections import ClusterConfig
 from cluster.status.board import Board
 from cluster.workers.find_run import find_run
-from cluster.workers.ray_calls import NAMESPACE, RayCalls, Worker, WorkerFailure
+from cluster.workers.ray_calls import NAMESPACE, Call, RayCalls, Worker, WorkerFailure
 from cluster.workers.ray_session import ray_session
 from contracts.errors import UserError
 
 PREFIX = "control-"
 CLAIM_S = 10.0
 """Longest wait for the mailbox of another run."""
+OPEN_AGAIN_S = 20.0
+"""Longest that a run may be without a mailbox before it is taken to have ended: one that dies is opened again."""
+LOOK_S = 1.0
+"""Pause between two looks for it."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,14 @@ class Control:
         self._requests.append(request)
         self._hand_over()
 
-    async def next_request(self) -> Request | None:
-        """Waits for one. A newer call takes the place of an older one, which is answered None: the inbox of an attempt
-        that failed must not take what is meant for the next."""
+    async def withdraw(self) -> None:
+        """Answers who waits with None: the inbox of an attempt that ends must not take what is meant for the next."""
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
+
+    async def next_request(self) -> Request | None:
+        """Waits for one. A newer call takes the place of an older one."""
+        await self.withdraw()
         self._waiting = asyncio.get_running_loop().create_future()
         self._hand_over()
         return await self._waiting
@@ -72,24 +81,46 @@ class Control:
             self._waiting.set_result(self._requests.popleft())
 
 
-def claim_name(run: str) -> None:
-    """
-    Raises:
-        UserError: a run of this name is going on at the connected cluster.
-    """
-    try:
-        mailbox = ray.get_actor(_name(run), namespace=NAMESPACE)
-        ray.get(mailbox.alive.remote(), timeout=CLAIM_S)
-    except (ValueError, ray.exceptions.RayError):
-        return  # there is none, or what is left of one that ended
+class Mailbox:
+    """A run's mailbox as its driver holds it, from the first attempt to the last; while it does, no other run can have
+    the name. Ray ends the process with the handle that it was started by."""
+
+    def __init__(self, run: str) -> None:
+        """
+        Raises:
+            UserError: a run of this name is going on at the connected cluster.
+        """
+        self._run = run
+        self.worker = _claimed(run)
+
+    def open_again(self) -> None:
+        """After it has died."""
+        self.worker = _opened(self._run, new=False)
+
+    def close(self) -> None:
+        """The name is free again."""
+        self.worker.kill()
+
+
+def _claimed(run: str) -> Worker:
+    limit = time.monotonic() + CLAIM_S
+    while time.monotonic() < limit:
+        try:
+            return _opened(run, new=True)
+        except ValueError:  # the name is taken
+            try:
+                answer_of(find_control(run).call("alive"), limit - time.monotonic())
+            except (UserError, WorkerFailure):  # by what is left of one that ended
+                time.sleep(LOOK_S)
+            else:
+                break
     raise UserError(f"name {run}: a run of this name is going on at this cluster; give another name=, or wait for it")
 
 
-def open_control(run: str) -> Worker:
-    """The mailbox of a run; it goes with the driver."""
+def _opened(run: str, *, new: bool) -> Worker:
     name = _name(run)
-    handle = ray.remote(Control).options(name=name, namespace=NAMESPACE, num_cpus=0, get_if_exists=True).remote()
-    return Worker(name, handle)
+    options = ray.remote(Control).options(name=name, namespace=NAMESPACE, num_cpus=0, get_if_exists=not new)
+    return Worker(name, options.remote())
 
 
 def find_control(run: str) -> Worker:
@@ -104,6 +135,18 @@ def find_control(run: str) -> Worker:
         raise UserError(f"run {run}: no such run is going on at this cluster") from error
 
 
+def answer_of(call: Call, limit_s: float) -> Any:
+    """What a mailbox answers.
+
+    Raises:
+        WorkerFailure: it died, or gives no answer within ``limit_s``.
+    """
+    calls = RayCalls()
+    if not calls.first_done([call], max(0.0, limit_s)):
+        raise WorkerFailure(f"no answer within {limit_s:.0f} s", died=False)
+    return calls.answer(call)
+
+
 def ask(run: str, request: Request, config: ClusterConfig) -> None:
     """Ask something of a run that is going on.
 
@@ -114,10 +157,29 @@ def ask(run: str, request: Request, config: ClusterConfig) -> None:
     if found.address is None or found.name is None:
         raise UserError(f"run {run}: it is not going on; for a run on a cluster give --address or RAY_ADDRESS")
     with ray_session(config.model_copy(update={"address": found.address}), 0, found.auth):
-        try:
-            RayCalls().answer(find_control(found.name).call("ask", request))
-        except WorkerFailure as failure:  # the mailbox goes with the run
-            raise UserError(f"run {run}: it ended before it could be asked") from failure
+        mailbox = find_control(found.name)
+        limit = time.monotonic() + OPEN_AGAIN_S
+        while True:
+            try:
+                answer_of(mailbox.call("ask", request), OPEN_AGAIN_S)
+                return
+            except WorkerFailure as failure:
+                if time.monotonic() >= limit:
+                    raise UserError(f"run {run}: its mailbox cannot be reached: {failure.reason}") from failure
+                mailbox = _opened_again(found.name, run, limit)
+
+
+def _opened_again(name: str, run: str, limit: float) -> Worker:
+    """The mailbox in place of one that died.
+
+    Raises:
+        UserError: there is none until ``limit``.
+    """
+    while time.monotonic() < limit:
+        time.sleep(LOOK_S)
+        with suppress(UserError):
+            return find_control(name)
+    raise UserError(f"run {run}: it ended before it could be asked")
 
 
 def going_on() -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cluster.workers.control import Request
-from cluster.workers.ray_calls import Call, Calls, Worker, WorkerFailure
+from cluster.workers.control import Mailbox, Request
+from cluster.workers.ray_calls import Call, Calls, WorkerFailure
+
+WITHDRAWN_S = 5.0
+"""Longest wait for a mailbox that may stand still."""
 
 
 @dataclass
@@ -15,25 +17,19 @@ class Asked:
 
     checkpoint: bool = False
     stop: bool = False
+    actors: list[int] = field(default_factory=list)
+    """Changes of their number that nobody has acted on."""
+    more_actors: int = 0
+    """Than the config has, in the end of the last attempt."""
 
 
 class Inbox:
     """Of one attempt. Whoever waits may wait for ``awaited`` too, and then calls ``take``."""
 
-    def __init__(self, open_mailbox: Callable[[], Worker], calls: Calls, asked: Asked | None = None) -> None:
-        """
-        Args:
-            open_mailbox: called again if the mailbox dies.
-            asked: of the run.
-        """
-        self._open, self._calls, self._asked = open_mailbox, calls, asked or Asked()
-        self._actors: list[int] = []
+    def __init__(self, mailbox: Mailbox, calls: Calls, asked: Asked | None = None) -> None:
+        """``mailbox``, ``asked``: of the run."""
+        self._mailbox, self._calls, self._asked = mailbox, calls, asked or Asked()
         self._await_next()
-
-    @property
-    def mailbox(self) -> Worker:
-        """As it is open now."""
-        return self._mailbox
 
     @property
     def awaited(self) -> Call:
@@ -42,16 +38,24 @@ class Inbox:
 
     def take(self) -> None:
         """Take over what ``awaited`` was answered, and wait for the next."""
+        request = self._answered()
+        self._await_next()
+        self._keep(request)
+
+    def _answered(self) -> Request | None:
         try:
             request: Request | None = self._calls.answer(self._awaited)
         except WorkerFailure:
-            request = None
-        self._await_next()
+            self._mailbox.open_again()
+            return None
+        return request
+
+    def _keep(self, request: Request | None) -> None:
         if request is None:
             return
         match request.what:
             case "actors":
-                self._actors.append(request.count)
+                self._asked.actors.append(request.count)
             case "checkpoint":
                 self._asked.checkpoint = True
             case "stop":
@@ -64,7 +68,7 @@ class Inbox:
 
     def actor_changes(self) -> list[int]:
         """Changes that were asked for since the last call: actors to add, or negative ones to let go."""
-        changes, self._actors = self._actors, []
+        changes, self._asked.actors = self._asked.actors, []
         return changes
 
     def checkpoint_due(self) -> bool:
@@ -78,9 +82,10 @@ class Inbox:
         return self._asked.stop
 
     def close(self) -> None:
-        """End the mailbox: the run's name is free again."""
-        self._mailbox.kill()
+        """Take what came until now. What comes later waits in the mailbox for the inbox of the next attempt."""
+        self._mailbox.worker.tell("withdraw")
+        if self._calls.first_done([self._awaited], WITHDRAWN_S):
+            self._keep(self._answered())
 
     def _await_next(self) -> None:
-        self._mailbox = self._open()
-        self._awaited = self._mailbox.call("next_request")
+        self._awaited = self._mailbox.worker.call("next_request")

@@ -40,6 +40,8 @@ class Member:
     """Newest weights version that it has acknowledged."""
     watch: Watch | None = None
     """While it runs."""
+    leaving: bool = False
+    """It was asked to finish what it has in hand; none takes its place."""
 
     @property
     def process(self) -> Worker:

@@ -114,9 +114,9 @@ def _elsewhere(cause: ray.exceptions.RayError) -> UserError | WorkerFailure:
     return found
 
 
-def wait_for(call: Call, calls: Calls, tick: Callable[[], None] = lambda: None) -> Any:
-    """The answer of one call; ``tick`` is called every TICK_S seconds of waiting."""
-    while call not in calls.first_done([call], TICK_S):
+def wait_for(call: Call, calls: Calls, tick: Callable[[], None] = lambda: None, every_s: float = TICK_S) -> Any:
+    """The answer of one call; ``tick`` is called every ``every_s`` seconds of waiting."""
+    while call not in calls.first_done([call], every_s):
         tick()
     return calls.answer(call)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -70,6 +71,7 @@ def test_payloads_lie_in_equal_shares_and_are_found_again():
         rows = [InsertRow(index, Outcome.INSERTED, bytes([index]), 0) for index in range(100)]
         await coordinator.insert(InsertRequest("a", rows, 0))
         answer = await coordinator.draw()
+        assert answer
         assert [len(shard.held) for shard in shards] == [25, 25, 25, 25]
         found = {slot: payload for share in answer.payloads for slot, payload in share.payloads.items()}
         assert sorted(found[slot] for slot in answer.drawn.slots.tolist()) == [bytes([index]) for index in range(100)]
@@ -146,6 +148,28 @@ def test_a_learner_that_lacks_pairs_has_more_work_admitted():
         draw.cancel()
 
     run(story)
+
+
+def test_a_draw_that_is_withdrawn_changes_nothing():
+    shard = HeldShard()
+    row = [InsertRow(index, Outcome.INSERTED, b"pair", 0) for index in range(4)]
+
+    async def story(coordinator: Coordinator) -> None:
+        before = pickle.dumps((coordinator._index.state(), coordinator._limiter.state()))
+        (waiting,) = await soon(coordinator.draw())
+        await coordinator.withdraw_draws()
+        assert await waiting is None
+        assert pickle.dumps((coordinator._index.state(), coordinator._limiter.state())) == before
+        await coordinator.advance(0, published=0)
+        await coordinator.lease("a", 4)
+        await coordinator.insert(InsertRequest("a", row, 0))
+        assert coordinator._index.draws == 0  # nobody draws
+        (drawing,) = await soon(coordinator.draw())
+        await coordinator.withdraw_draws()  # it has its batch
+        assert await drawing is not None
+        assert coordinator._index.draws == 1
+
+    run(story, r=4, shards=[shard])
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -28,8 +28,8 @@ from support.paths import REPOSITORY
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 RAY = str(Path(sys.executable).parent / "ray")
-STEPS = 300
-"""Enough that the run is still going on when it is asked for another actor."""
+STEPS = 100_000
+"""The run goes on until it is asked to stop."""
 
 
 class Cluster(NamedTuple):
@@ -231,6 +231,19 @@ def spans(cluster: Cluster, folder: Path) -> list[dict[str, Any]]:
     return events
 
 
+def ask(cluster: Cluster, *arguments: str, address: str = "") -> subprocess.CompletedProcess[str]:
+    """``sapo`` with these arguments, at the cluster or at ``address``."""
+    return subprocess.run(
+        [sys.executable, "-m", "cluster", *arguments, "--address", address or cluster.gcs],
+        cwd=REPOSITORY,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
 def queries() -> list[str]:
     """Of the Grafana dashboard, as Grafana would send them for the run."""
     panels = [inner for panel in dashboard()["panels"] for inner in (panel, *panel.get("panels", ()))]
@@ -262,8 +275,7 @@ def test_a_submitted_job_trains_over_three_nodes_and_shows_what_it_does(cluster,
     lines = tmp_path / "job" / "metrics.jsonl"
     wait_until(lambda: job.poll() is not None or (lines.exists() and lines.read_text()), 300, "first step")
     assert job.poll() is None, log.read_text()
-    more = [sys.executable, "-m", "cluster", "actors", "1", "--run", "job", "--address", cluster.gcs]
-    asked = subprocess.run(more, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False)
+    asked = ask(cluster, "actors", "1", "--run", "job")
 
     prometheus = Prometheus(cluster.metrics, tmp_path)
     expected = expected_names()
@@ -282,7 +294,8 @@ def test_a_submitted_job_trains_over_three_nodes_and_shows_what_it_does(cluster,
     finally:
         prometheus.close()
     events = spans(cluster, tmp_path)
-    assert job.wait(300) == 0, log.read_text()
+    stopped = ask(cluster, "stop", "--run", "job")
+    assert job.wait(300) == 1, log.read_text()
     assert not lacking
     assert {s["part"] for s in series} >= {"learner", "buffer", "pairs", "weights", "run", "actor-0"}
     assert {s["__name__"] for s in series} <= {m.prometheus_name for m in METRICS}
@@ -304,14 +317,17 @@ def test_a_submitted_job_trains_over_three_nodes_and_shows_what_it_does(cluster,
     assert {event["cat"] for event in events} >= {"plan", "write", "draw", "step", "publish"}
     # A row for each process: the actor's spans are not in the driver's.
     assert not {e["tid"] for e in events if e["cat"] == "write"} & {e["tid"] for e in events if e["cat"] == "draw"}
-    assert asked.returncode == 0, asked.stderr
-    assert "asked run job for +1 actor(s)" in asked.stdout
     text = log.read_text()
+    assert asked.returncode == 0, f"{asked.stderr}\n{text}"
+    assert "asked run job for +1 actor(s)" in asked.stdout
     assert "3 node(s), 6 CPUs" in text
     assert "1 actor(s) join on request" in text
+    assert stopped.returncode == 0, f"{stopped.stderr}\n{text}"
     metrics = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert [m["step"] for m in metrics] == list(range(1, STEPS + 1))
-    assert (tmp_path / "job" / "checkpoints" / f"step-{STEPS}" / "policy" / "model.safetensors").exists()
+    last = len(metrics)
+    assert [m["step"] for m in metrics] == list(range(1, last + 1))
+    assert f"stopped at step {last} on request" in text
+    assert (tmp_path / "job" / "checkpoints" / f"step-{last}" / "policy" / "model.safetensors").exists()
 
 
 def test_relative_paths_of_the_driver_are_found_by_nodes_that_were_started_elsewhere(cluster, task, tmp_path):
@@ -340,16 +356,10 @@ def test_relative_paths_of_the_driver_are_found_by_nodes_that_were_started_elsew
 
 
 def test_no_such_run_and_no_such_cluster_are_one_line(cluster):
-    def actors(run: str, address: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "cluster", "actors", "1", "--run", run, "--address", address]
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, check=False, timeout=120
-        )
-
-    unknown = actors("nothing", cluster.gcs)
+    unknown = ask(cluster, "actors", "1", "--run", "nothing")
     assert unknown.returncode == 2
     assert "run nothing: no such run is going on" in unknown.stderr and "Traceback" not in unknown.stderr
     (port,) = free_ports(1)
-    nowhere = actors("job", f"127.0.0.1:{port}")
+    nowhere = ask(cluster, "actors", "1", "--run", "job", address=f"127.0.0.1:{port}")
     assert nowhere.returncode == 2
     assert f"cluster.address 127.0.0.1:{port}" in nowhere.stderr and "Traceback" not in nowhere.stderr

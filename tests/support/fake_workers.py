@@ -56,13 +56,20 @@ class FakeWorker:
     handle: str = "handle"
     answers: dict[str, Any] = field(default_factory=dict)
     """Methods that answer at once."""
+    failures: dict[str, Exception] = field(default_factory=dict)
+    """Methods that fail at once."""
 
     def call(self, method: str, *arguments: object, lane: str | None = None) -> FakeCall:
         call = FakeCall(f"{self.name}.{method}")
         self.calls.append((method, arguments, call))
         if method in self.answers:
             call.answer(self.answers[method])
+        if method in self.failures:
+            call.fail(self.failures[method])
         return call
+
+    def tell(self, method: str, *arguments: object) -> None:
+        self.call(method, *arguments)
 
     def last(self, method: str) -> FakeCall:
         """The newest call of a method."""
@@ -70,6 +77,19 @@ class FakeWorker:
 
     def kill(self) -> None:
         self.killed = True
+
+
+@dataclass
+class FakeMailbox:
+    """Of a run."""
+
+    worker: FakeWorker
+    again: FakeWorker | None = None
+    """In its place when it has died."""
+
+    def open_again(self) -> None:
+        assert self.again, "it is opened again"
+        self.worker, self.again = self.again, None
 
 
 @dataclass

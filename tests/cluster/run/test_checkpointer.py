@@ -235,3 +235,12 @@ def test_a_tokenizer_with_several_chat_templates_is_saved_with_all_of_them(parts
     made(parts, save).save(4, last=True)
     for name in ("policy", "ema"):
         assert (parts.folder.checkpoint(4) / name / "additional_chat_templates" / "tools.jinja").read_text() == "t"
+
+
+def test_a_step_that_has_its_checkpoint_gets_no_second_one(parts: SimpleNamespace) -> None:
+    checkpointer = made(parts)
+    checkpointer.save(3)
+    parts.group.value = "changed"
+    checkpointer.save(3, last=True)
+    assert (parts.folder.checkpoint(3) / "learner" / "rank-0.safetensors").read_text() == "at first"
+    assert [step for step, _ in parts.whole] == [3]

@@ -30,6 +30,8 @@ class World:
         self.held, self.stats = 0, BufferStats(inserted=1)
         self.waiting = False
         """Whether draws are answered only after one look around."""
+        self.ending = self.slow = False
+        """Whether the run is asked to end; whether weights do not arrive and no pairs come."""
         values = {
             "model": {"path": "m"},
             "data": {"path": "d"},
@@ -45,12 +47,24 @@ class World:
             score_ahead=lambda: self.events.append(("score ahead",)),
         )
         activity = Activity(logging.getLogger("run"), Console())
-        self.source = RolloutSource(RunConfig.model_validate(values), 10, world, world, world, parity, activity)
+        self.source = RolloutSource(
+            RunConfig.model_validate(values), 10, world, world, world, parity, activity, self.asked
+        )
+
+    def asked(self) -> bool:
+        return self.ending
 
     # the actor pool
-    def wait_for_version(self, version: int) -> None:
+    def wait_for_version(self, version: int, unless: Any = None) -> None:
         self.events.append(("wait for", version))
+        if self.slow and self.held < version:
+            assert unless and unless(), "would wait for ever"
+            return
         self.held = max(self.held, version)
+
+    def dismiss_all(self) -> None:
+        self.events.append(("dismiss",))
+        self.held = -1
 
     def held_version(self) -> int:
         return self.held
@@ -67,15 +81,15 @@ class World:
     def use_gpus(self) -> None:
         self.events.append(("engines may come",))
 
-    def call_all(self, method: str) -> list[Any]:
-        self.events.append((method,))
+    def statuses(self) -> list[Any]:
+        self.events.append(("status",))
         return [SimpleNamespace(idle_s=1.5), SimpleNamespace(idle_s=2.0)]
 
     def first_done(self, calls: list[FakeCall], timeout_s: float) -> list[FakeCall]:
         if self.waiting:
             self.waiting = False
             return []
-        return calls
+        return [call for call in calls if call.done]
 
     def answer(self, call: FakeCall) -> Any:
         return call.result()
@@ -93,9 +107,15 @@ class World:
     # the buffer
     def draw_ref(self) -> FakeCall:
         self.events.append(("draw",))
-        call = FakeCall("draw")
-        call.answer("drawn")
-        return call
+        self.drawing = FakeCall("draw")
+        if not self.slow:
+            self.drawing.answer("drawn")
+        return self.drawing
+
+    def withdraw_draws(self) -> None:
+        self.events.append(("withdraw",))
+        if not self.drawing.done:
+            self.drawing.answer(None)
 
     def resolve(self, answer: str) -> Draw:
         pairs = [supervised(i, np.array([1], np.int32), np.array([2], np.int32)) for i in range(2)]
@@ -119,6 +139,7 @@ class World:
         self.source.begin(first, TOTAL)
         for step in range(first, last):
             batch = self.source.next(step)
+            assert batch
             self.source.stepped(step + 1, batch, [None, None])
         return self.events
 
@@ -185,6 +206,7 @@ def test_fresh_reference_scores_go_back_under_the_keys_of_their_pairs():
     world = World(max_staleness=0)
     world.source.begin(0, TOTAL)
     batch = world.source.next(0)
+    assert batch
     world.source.stepped(1, batch, [None, ReferenceScore(3, np.zeros(5, np.float32))])
     assert ("annotate", [8], [3]) in world.events
 
@@ -245,6 +267,34 @@ def test_a_run_that_makes_no_usable_pair_ends_while_it_waits():
     world.__dict__["stats"] = lambda: BufferStats(identical=40)
     with pytest.raises(UserError, match="the last 40 segments all equal the originals"):
         world.source.next(0)
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_a_run_that_is_asked_to_end_gives_up_the_draw_that_waits_for_pairs(staleness: int):
+    world = World(max_staleness=staleness)
+    world.source.begin(0, TOTAL)
+    world.slow = world.ending = True
+    world.__dict__["stats"] = lambda: BufferStats(inserted=1)
+    assert world.source.next(0) is None
+    assert world.events[-1] == ("withdraw",)
+
+
+def test_a_run_that_is_asked_to_end_takes_no_batch_beyond_the_staleness_bound():
+    world = World(max_staleness=1)
+    world.run(last=1)
+    world.slow = world.ending = True
+    assert world.source.next(1) is None  # though it was drawn ahead
+
+
+def test_a_lockstep_run_that_is_asked_to_end_ends_actors_without_the_weights_before_they_may_go_on():
+    world = World(max_staleness=0)
+    world.source.begin(3, TOTAL)
+    batch = world.source.next(3)
+    assert batch
+    world.slow = world.ending = True
+    world.source.stepped(4, batch, [None, None])
+    assert world.events[-3:] == [("wait for", 4), ("dismiss",), ("advance", 4, 4)]
+    assert not world.of("check")
 
 
 def test_timings_tell_who_waited():

@@ -50,7 +50,7 @@ def test_a_run_without_a_mailbox_for_a_moment_has_not_ended(monkeypatch: pytest.
         shown = next(boards, "")
         if not shown:
             raise UserError("it has ended")
-        # The mailbox that gave the first is gone with its attempt.
+        # The mailbox that gave the first died.
         monkeypatch.setattr(read, "live_board", gone if shown == "first" else board)
         return shown
 

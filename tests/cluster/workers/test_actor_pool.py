@@ -16,7 +16,7 @@ from cluster.workers.member import State
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
 from learner.messages import Ack
-from support.fake_workers import FakeCalls, FakeFactory, FakeLeases, FakeSync, FakeWorker
+from support.fake_workers import FakeCalls, FakeFactory, FakeLeases, FakeMailbox, FakeSync, FakeWorker
 
 DIED = WorkerFailure("the process is gone", died=True)
 
@@ -32,7 +32,7 @@ class World:
             "factory": self.factory,
             "buffer": self.buffer,
             "sync": self.sync,
-            "inbox": Inbox(lambda: self.mailbox, self.calls) if mailbox else None,  # type: ignore[arg-type, return-value]
+            "inbox": Inbox(FakeMailbox(self.mailbox), self.calls) if self.mailbox else None,
         }
         self.pool = ActorPool(
             policy=FailurePolicy(limits or Limits()),
@@ -252,6 +252,51 @@ def test_a_person_s_request_adds_actors_and_lets_the_newest_go():
     assert "actor-2" not in world.states() and world.factory.workers["actor-2"].killed
 
 
+def drained(world: World) -> list[str]:
+    """Who was asked to leave, each as often as it was asked."""
+    return [name for name, worker in world.factory.workers.items() for method, *_ in worker.calls if method == "drain"]
+
+
+def test_who_has_no_work_yet_leaves_first_and_one_always_stays(caplog):
+    world = World()
+    world.pool.add(3)
+    world.run("actor-0", "actor-1")
+    assert world.pool.wanted == 3
+    world.pool.remove(1)
+    assert world.factory.placements["actor-2"].removed and not drained(world)
+    world.pool.add(2)
+    world.start("actor-3")
+    world.pool.remove(9)
+    assert list(world.states()) == ["actor-0", "actor-1"]
+    assert world.factory.workers["actor-3"].killed and drained(world) == ["actor-1"]
+    assert world.pool.wanted == 1
+    with caplog.at_level(logging.WARNING):
+        world.pool._resize([-2])
+    assert caplog.messages[-1] == "2 actor(s) asked to leave: one stays"
+
+
+def test_two_that_are_asked_for_one_after_the_other_are_two():
+    world = World()
+    world.pool.add(3)
+    world.run("actor-0", "actor-1", "actor-2")
+    world.pool.remove(1)
+    world.pool.remove(1)
+    assert world.pool.wanted == 1
+    assert drained(world) == ["actor-1", "actor-2"]
+
+
+def test_one_that_dies_while_it_leaves_is_not_replaced_and_one_that_leaves_is_not_kept():
+    world = World()
+    world.pool.add(3)
+    world.run("actor-0", "actor-1", "actor-2")
+    world.pool.remove(2)
+    world.factory.workers["actor-2"].last("run").fail(DIED)
+    world.pool.poll()
+    assert world.buffer.released == ["actor-2"]
+    assert list(world.states()) == ["actor-0", "actor-1"]
+    assert [member.name for member in world.pool.surrender()] == ["actor-0"]
+
+
 def test_a_run_that_no_actor_finds_a_place_in_ends_with_what_is_missing(monkeypatch):
     monkeypatch.setattr("cluster.workers.actor_pool.totals", lambda: "the cluster has CPU 2, GPU 0")
     world = World()
@@ -293,22 +338,46 @@ def test_who_waits_for_something_else_looks_after_the_actors_meanwhile():
     assert world.states() == {"actor-0": State.STARTING}
 
 
-def test_the_dead_do_not_answer_calls_to_all():
+def test_the_dead_and_those_that_stand_still_say_nothing_of_themselves():
+    world = World()
+    world.pool.add(3)
+    world.run("actor-0", "actor-1", "actor-2")
+    workers = world.factory.workers
+    workers["actor-0"].failures["status"] = DIED
+    workers["actor-1"].answers["status"] = "alive"
+    waited: list[float] = []
+
+    def first_done(calls: Any, timeout_s: float) -> Any:
+        done = [call for call in calls if call.done]
+        if not done:
+            waited.append(timeout_s)
+        return done
+
+    world.calls.first_done = first_done
+    assert world.pool.statuses() == ["alive"]
+    assert waited == [5.0]
+    assert len(world.pool.running()) == 3
+
+
+def test_weights_are_not_waited_for_when_they_are_not_wanted_any_more():
+    world = World()
+    world.pool.add(1)
+    world.run("actor-0")
+    world.pool.publish()
+    wanted = iter([True, True, False])
+    world.calls.happening = [lambda: None] * 2
+    world.pool.wait_for_version(1, unless=lambda: not next(wanted))
+    assert world.pool.held_version() == 0
+
+
+def test_all_that_are_dismissed_leave_no_process_and_no_lease():
     world = World()
     world.pool.add(2)
-    world.run("actor-0", "actor-1")
-    workers = world.factory.workers
-    original = FakeWorker.call
-
-    def answering(self: FakeWorker, method: str, *arguments: object, lane: str | None = None) -> Any:
-        call = original(self, method, *arguments, lane=lane)
-        if method == "status":
-            call.fail(DIED) if self is workers["actor-0"] else call.answer("alive")
-        return call
-
-    for worker in workers.values():
-        worker.call = answering.__get__(worker)
-    assert world.pool.call_all("status") == ["alive"]
+    world.run("actor-0")
+    world.pool.dismiss_all()
+    assert world.states() == {}
+    assert world.factory.workers["actor-0"].killed and world.factory.placements["actor-1"].removed
+    assert world.buffer.released == ["actor-0", "actor-1"]
 
 
 def sleeping(world: World, *names: str, dead: str = "") -> list[str]:

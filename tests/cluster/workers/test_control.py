@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from cluster.workers.control import Control, Request
 from cluster.workers.inbox import Asked, Inbox
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
-from support.fake_workers import FakeCalls, FakeWorker
+from support.fake_workers import FakeCall, FakeCalls, FakeMailbox, FakeWorker
 
 
 def test_requests_are_answered_in_their_order_whoever_came_first():
@@ -45,9 +47,22 @@ def test_a_request_goes_to_the_newest_who_waits():
     assert asyncio.run(body()) == (None, Request("actors", 2))
 
 
+def test_who_withdraws_takes_nothing_that_comes_later():
+    async def body() -> list[Request | None]:
+        mailbox = Control()
+        await mailbox.withdraw()  # nobody waits
+        of_the_attempt_that_ends = asyncio.ensure_future(mailbox.next_request())
+        await asyncio.sleep(0)
+        await mailbox.withdraw()
+        await mailbox.ask(Request("checkpoint"))
+        return [await of_the_attempt_that_ends, await mailbox.next_request()]
+
+    assert asyncio.run(body()) == [None, Request("checkpoint")]
+
+
 def test_an_inbox_keeps_what_was_asked_until_it_is_acted_on():
     mailbox = FakeWorker("control")
-    inbox = Inbox(lambda: mailbox, FakeCalls())
+    inbox = Inbox(FakeMailbox(mailbox), FakeCalls())
     inbox.poll()
     for request in (Request("actors", 2), Request("checkpoint"), Request("actors", -1), Request("stop")):
         mailbox.last("next_request").answer(request)
@@ -59,30 +74,80 @@ def test_an_inbox_keeps_what_was_asked_until_it_is_acted_on():
 
 
 def test_an_inbox_opens_its_mailbox_again_when_it_died():
-    mailboxes = [FakeWorker("first"), FakeWorker("second")]
-    waiting = iter(mailboxes)
-    inbox = Inbox(lambda: next(waiting), FakeCalls())
-    mailboxes[0].last("next_request").fail(WorkerFailure("killed", died=True))
+    mailbox = FakeMailbox(FakeWorker("first"), again=FakeWorker("second"))
+    inbox = Inbox(mailbox, FakeCalls())
+    mailbox.worker.last("next_request").fail(WorkerFailure("killed", died=True))
     inbox.poll()
-    mailboxes[1].last("next_request").answer(None)  # to an inbox that a newer one took the place of
-    waiting = iter(mailboxes)
+    assert mailbox.worker.name == "second"
+    mailbox.worker.last("next_request").answer(None)  # to an inbox that a newer one took the place of
     inbox.poll()
     assert not inbox.stop_asked
+    mailbox.worker.last("next_request").answer(Request("stop"))
+    inbox.poll()
+    assert inbox.stop_asked
 
 
-def test_a_run_that_ends_while_it_is_asked_is_one_line(monkeypatch):
-    gone = FakeWorker("control-gone")
+@pytest.fixture
+def cluster(monkeypatch) -> list[FakeWorker | None]:
+    """What is found at the next looks for the mailbox; the last again and again. No time passes but in sleep."""
+    found: list[FakeWorker | None] = []
+    now = 0.0
 
-    class Calls:
-        def answer(self, call: object) -> None:
-            raise WorkerFailure("the actor died", died=True)
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
 
+    def find(run: str) -> FakeWorker:
+        mailbox = found.pop(0) if len(found) > 1 else found[0]
+        if mailbox is None:
+            raise UserError(f"run {run}: no such run is going on at this cluster")
+        return mailbox
+
+    monkeypatch.setattr(control, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
     monkeypatch.setattr(control, "ray_session", lambda config, needed_cpus, auth: nullcontext())
-    monkeypatch.setattr(control, "find_control", lambda run: gone)
+    monkeypatch.setattr(control, "find_control", find)
+    monkeypatch.setattr(control, "RayCalls", FakeCalls)
+    return found
+
+
+def dead(name: str) -> FakeWorker:
+    return FakeWorker(name, failures={"ask": WorkerFailure("the actor died", died=True)})
+
+
+MORE = Request("actors", 1)
+
+
+def test_a_request_reaches_a_mailbox_that_died_and_was_opened_again(cluster):
+    again = FakeWorker("again", answers={"ask": None})
+    cluster += [dead("first"), dead("first"), None, again]
+    control.ask("mine", MORE, ClusterConfig(address="here"))
+    assert [call[:2] for call in again.calls] == [("ask", (MORE,))]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([None], "run mine: no such run is going on at this cluster"),
+        ([dead("gone"), None], "run mine: it ended before it could be asked"),
+        ([dead("always")], "run mine: its mailbox cannot be reached: the actor died"),
+    ],
+)
+def test_a_request_that_reaches_nobody_is_one_line(cluster, found, message):
+    cluster += found
+    with pytest.raises(UserError) as refused:
+        control.ask("mine", MORE, ClusterConfig(address="here"))
+    assert str(refused.value) == message
+
+
+def test_a_mailbox_that_stands_still_is_not_waited_for_for_ever(monkeypatch):
+    class Calls(FakeCalls):
+        def first_done(self, calls: Sequence[FakeCall], timeout_s: float) -> list[FakeCall]:
+            assert timeout_s == 20.0
+            return []
+
     monkeypatch.setattr(control, "RayCalls", Calls)
-    with pytest.raises(UserError, match="run gone: it ended before it could be asked"):
-        control.ask("gone", Request("actors", 1), ClusterConfig(address="here"))
-    assert gone.calls[0][:2] == ("ask", (Request("actors", 1),))
+    with pytest.raises(WorkerFailure, match="no answer within 20 s"):
+        control.answer_of(FakeWorker("still").call("ask", MORE), 20.0)
 
 
 def test_without_an_address_it_is_said_what_to_give(monkeypatch, tmp_path):
@@ -109,8 +174,15 @@ def test_a_mailbox_keeps_the_newest_board():
 
 def test_a_request_outlives_the_attempt_in_which_it_came():
     asked, mailbox = Asked(), FakeWorker("mailbox")
-    first = Inbox(lambda: mailbox, FakeCalls(), asked)
-    mailbox.last("next_request").answer(Request("stop"))
-    first.poll()
+    first = Inbox(FakeMailbox(mailbox), FakeCalls(), asked)
+    for request in (Request("stop"), Request("actors", 2)):
+        mailbox.last("next_request").answer(request)
+        first.poll()
+    # One that comes as the attempt ends is taken too.
+    last = mailbox.last("next_request")
+    first._calls = FakeCalls(lambda: last.answer(Request("checkpoint")))
     first.close()
-    assert Inbox(lambda: mailbox, FakeCalls(), asked).stop_asked
+    assert mailbox.calls[-1][0] == "withdraw" and not mailbox.killed
+    second = Inbox(FakeMailbox(mailbox), FakeCalls(), asked)
+    assert second.stop_asked
+    assert (second.actor_changes(), second.checkpoint_due()) == ([2], True)

@@ -6,7 +6,8 @@ import pytest
 import ray
 import torch
 
-from cluster.workers.control import claim_name, open_control
+from cluster.workers.control import Mailbox, Request, find_control
+from cluster.workers.inbox import Inbox
 from cluster.workers.ray_calls import RayCalls, Worker, WorkerFailure, failure_of
 from contracts.errors import UserError
 
@@ -72,11 +73,40 @@ def test_a_connection_that_broke_is_told_from_an_error_of_the_computation(error:
 
 
 @pytest.mark.slow
-def test_a_runs_name_is_taken_while_its_mailbox_answers(ray_local):
-    claim_name("taken")
-    mailbox = open_control("taken")
-    ray.get(mailbox.handle.alive.remote())
+def test_a_runs_name_is_taken_from_its_claim_to_its_end(ray_local):
+    mailbox = Mailbox("taken")
     with pytest.raises(UserError, match="name taken: a run of this name is going on at this cluster"):
-        claim_name("taken")
-    mailbox.kill()
-    claim_name("taken")
+        Mailbox("taken")
+    mailbox.close()
+    mailbox.close()  # it may have died before
+    Mailbox("taken").close()
+
+
+@pytest.mark.slow
+def test_a_mailbox_lives_as_long_as_its_run_and_is_opened_again_when_it_dies(ray_local):
+    mailbox, calls = Mailbox("lives"), RayCalls()
+    first = mailbox.worker.handle._actor_id
+    inbox = Inbox(mailbox, calls)
+
+    def taken(request: Request) -> list[int]:
+        calls.answer(find_control("lives").call("ask", request))
+        ray.wait([inbox.awaited], timeout=30)
+        inbox.poll()
+        return inbox.actor_changes()
+
+    assert [taken(Request("actors", count)) for count in (1, 2)] == [[1], [2]]
+    inbox.close()
+    calls.answer(find_control("lives").call("ask", Request("actors", 3)))  # between two attempts
+    inbox = Inbox(mailbox, calls)
+    ray.wait([inbox.awaited], timeout=30)
+    inbox.poll()
+    assert inbox.actor_changes() == [3]
+    assert find_control("lives").handle._actor_id == mailbox.worker.handle._actor_id == first
+
+    find_control("lives").kill()
+    with pytest.raises(WorkerFailure):
+        calls.answer(mailbox.worker.call("alive"))
+    while mailbox.worker.handle._actor_id == first:
+        inbox.poll()
+    assert taken(Request("actors", 4)) == [4]
+    mailbox.close()

@@ -38,7 +38,7 @@ class Fault:
     kind: str
     """kill: SIGKILL. stop: SIGSTOP, and it never goes on. pause: it goes on after a while. drop: its TCP connections
     break. full: it can't write files for a while. damage: a bit of the newest checkpoint flips, then a rank dies.
-    term: SIGTERM."""
+    term: SIGTERM. preempt: all generation actors stop, and the driver gets SIGTERM while it waits for them."""
     part: str
 
     def __str__(self) -> str:
@@ -59,6 +59,7 @@ ALL = [
     *(Fault("full", part) for part in ("rank", "shard")),
     Fault("damage", "rank"),
     Fault("term", "driver"),
+    Fault("preempt", "driver"),
 ]
 OF_CLUSTERS = [Fault("kill", "node")]
 """Beside these, where there are several nodes."""

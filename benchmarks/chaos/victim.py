@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ import psutil
 import yaml
 
 from benchmarks.chaos.audit import Traces, events
-from benchmarks.chaos.faults import FULL_S, Fault, strike, wait_until
+from benchmarks.chaos.faults import FULL_S, Fault, parts_of, strike, wait_until
 from benchmarks.chaos.nodes import LocalCluster
 
 RUN_S = 1800.0
@@ -28,8 +29,14 @@ NOTICED_S = 300.0
 """Longest wait until the run notices a death."""
 JOIN_S = 15.0
 """Longest time after the death of a node until another one joins."""
-ENDED = {"kill": (-signal.SIGKILL,), "term": (128 + signal.SIGTERM,)}
+ENDED = {
+    "kill": (-signal.SIGKILL,),
+    "term": (128 + signal.SIGTERM,),
+    "preempt": (128 + signal.SIGTERM,),
+}
 """Exit status of a driver that was hit."""
+WAITING_S = 3.0
+"""After its actors have stopped, a run has nothing left to do and waits."""
 BY_ERROR = 2
 """Exit status of a driver that says what is wrong."""
 FULL_DISK = "could not be written"
@@ -135,15 +142,25 @@ class Victim:
         if fault.part == "driver":
             self._end_driver(fault)
             return True
-        roots = self._cluster.roots if self._cluster else [self._driver]
-        return strike(fault, roots, self.folder / "checkpoints", self._chance)
+        return strike(fault, self._roots, self.folder / "checkpoints", self._chance)
+
+    @property
+    def _roots(self) -> list[psutil.Process]:
+        """Below them are the run's processes."""
+        return self._cluster.roots if self._cluster else [self._driver]
 
     def _end_driver(self, fault: Fault) -> None:
+        saves = fault.kind != "kill"
+        if fault.kind == "preempt":
+            for actor in parts_of(self._roots, "actor"):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    actor.suspend()
+            time.sleep(WAITING_S)
         began = time.monotonic()
-        self._process.send_signal(signal.SIGKILL if fault.kind == "kill" else signal.SIGTERM)
+        self._process.send_signal(signal.SIGTERM if saves else signal.SIGKILL)
         # It may just have ended by itself, and the disk may be full for the checkpoint that SIGTERM asks for.
-        self._note_end((*ENDED[fault.kind], 0), FULL_DISK if fault.kind == "term" and self._filled else None)
-        if fault.kind == "term":
+        self._note_end((*ENDED[fault.kind], 0), FULL_DISK if saves and self._filled else None)
+        if saves:
             self._outcome.exit_s.append(time.monotonic() - began)
         self._start(*(f"{key}={self._chance.choice(values)}" for key, values in self._changes.items()))
 

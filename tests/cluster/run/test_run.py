@@ -11,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
 
+from benchmarks.chaos.faults import parts_of
 from cluster.config.loading import validate_config
 from cluster.config.run_config import RunConfig
+from cluster.run.stopping import Stopped
 from cluster.run.train import RunResult, train
 from cluster.storage.json_lines import read_objects
 from cluster.storage.recording import read_batches
@@ -192,6 +195,27 @@ def test_replay_of_recorded_pairs_needs_no_engine_and_gives_the_same_policy(lock
     assert evaluated == [3, 6, 8]
     assert {"eval/rewards/margins", "eval/rewards/accuracies"} <= metrics(replayed)[-1].keys()
     assert same_weights(replayed, lockstep)
+
+
+def test_a_run_that_is_stopped_while_its_actor_stands_still_saves_at_once_and_goes_on_as_if_nothing_was(
+    lockstep, task, tmp_path
+):
+    folder = tmp_path / "held"
+    changes = {"checkpoint": {"every": 0}, "recovery": {"stall_s": 600.0}}
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(train, config(task, tmp_path, "held", **changes))
+        lines = folder / "metrics.jsonl"
+        while not (running.done() or (lines.exists() and len(lines.read_text().splitlines()) >= 2)):
+            time.sleep(0.01)
+        (engine,) = parts_of([psutil.Process()], "actor")
+        engine.suspend()
+        ray.get(find_control("held").call("ask", Request("stop")))
+        with pytest.raises(Stopped, match="stopped at step [2-7] on request"):
+            running.result()
+    assert len(list((folder / "checkpoints").iterdir())) == 1
+    result = train(config(task, tmp_path, "held", **changes), resume=True)
+    assert metrics(result) == metrics(lockstep)
+    assert same_weights(result, lockstep)
 
 
 def test_overlapped_run_survives_an_actor_and_grows_on_request(ray_local, task, tmp_path):

@@ -7,28 +7,34 @@ from pathlib import Path
 
 import psutil
 
-SEGMENT = re.compile(r"(/dev/shm/psm_\S+)$", re.MULTILINE)
-"""In /proc/PID/maps: a segment of Python's ``SharedMemory`` that still has its name. vLLM's queues are such."""
+SHARED = Path("/dev/shm")
+MAPPED = re.compile(r" (\d+)\s+/dev/shm/\S", re.MULTILINE)
+"""In /proc/PID/maps: the inode of what lies in shared memory, whatever its name is by now."""
+NAMES = ("psm_*", "sem.*")
+"""Segments of Python's ``SharedMemory``, as vLLM's queues are, and semaphores, as joblib has some."""
 
 
 def forget_names() -> list[Path]:
     """Unlink what this process and those below it have mapped; returns what was unlinked.
 
     For an engine that is up, whose processes open nothing by name any more. Processes of Ray are ended by SIGKILL, the
-    tracker that would unlink these segments too, so that they would outlive every engine. Linux alone; elsewhere
-    nothing is found.
+    trackers that would unlink these names too, so that they would outlive every engine. Linux alone; elsewhere nothing
+    is found.
     """
     me = psutil.Process()
-    forgotten = []
+    mapped: set[int] = set()
     for process in (me, *me.children(recursive=True)):
         try:
             maps = Path(f"/proc/{process.pid}/maps").read_text()
         except OSError:
             continue  # it has ended, or there is no /proc
-        for name in sorted(set(SEGMENT.findall(maps))):
-            try:
-                Path(name).unlink()
-            except OSError:
-                continue
-            forgotten.append(Path(name))
+        mapped |= {int(inode) for inode in MAPPED.findall(maps)}
+    forgotten = []
+    for path in sorted(path for name in NAMES for path in SHARED.glob(name)):
+        try:
+            if path.stat().st_ino in mapped:
+                path.unlink()
+                forgotten.append(path)
+        except OSError:
+            continue  # somebody else's, or gone
     return forgotten

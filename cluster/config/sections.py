@@ -246,7 +246,11 @@ class RecoveryConfig(Section):
         description="Attempts that may fail within `within_steps`: each time a learner rank, the buffer or a node dies "
         "what died is placed anew and the run goes on from its newest checkpoint.",
     )
-    replacements: NonNegative = Field(8, description="Generation actors that may fail within `within_steps`.")
+    replacements: NonNegative = Field(
+        8,
+        description="Failures of generation actors within `within_steps`. Those that fail together, with their node, "
+        "are one.",
+    )
     within_steps: Count = Field(1000, description="Optimizer steps over which failures are counted.")
     backoff_s: NonNegativeFloat = Field(
         2.0, description="Pause before a new attempt, in seconds; doubled for each one within `within_steps`."

@@ -65,7 +65,7 @@ class Limits:
     """How much is tried before a run gives up."""
 
     replacements: int = 8
-    """Actors that may fail within ``window`` steps."""
+    """Failures of actors within ``window`` steps. Those that fail together, with their node, are one."""
     without_progress: int = 2
     """Replacements of replacements in a row between which no plan index was finished: the cause hits every actor. Those
     that fail together, with their node, are no such row."""
@@ -94,7 +94,9 @@ class FailurePolicy:
         self.restarted = 0
         """Attempts begun anew so far."""
         self._actors_failed: deque[int] = deque()
-        """Steps at which actors failed within the window."""
+        """Steps at which actors failed within the window; together, once."""
+        self._together = 0
+        """Actors below this number were there at the last of these."""
         self._attempts_failed: deque[int] = deque()
         self._begin_row()
 
@@ -115,15 +117,20 @@ class FailurePolicy:
             self._without_progress, self._finished, self._newer = 0, event.finished, event.asked_for
         elif event.number >= self._newer:
             self._without_progress, self._newer = self._without_progress + 1, event.asked_for
-        recent = self._within(self._actors_failed, event.finished // self._inserts_per_step)
+        step = event.finished // self._inserts_per_step
+        if event.number >= self._together or step not in self._actors_failed:
+            self._within(self._actors_failed, step)
+            self._together = event.asked_for
+        recent = len(self._actors_failed)
         if self._without_progress >= self._limits.without_progress or recent > self._limits.replacements:
-            text = f"generation: {recent} actors failed, the last, {event.actor}, with: {event.reason}"
+            text = f"generation: actors failed {recent} times, the last, {event.actor}, with: {event.reason}"
             return Decision(Action.RAISE, UserError(text))
         self.replaced += 1
         return Decision(Action.RETRY)
 
     def _on_attempt(self, event: AttemptFailed) -> Decision:
         self._begin_row()  # the next one's buffer counts from the start
+        self._together = 0
         recent = self._within(self._attempts_failed, event.step)
         here = len(list(takewhile(lambda step: step == event.step, reversed(self._attempts_failed))))
         # What raises before the first step, or again and again at one step, is no accident of the machines.

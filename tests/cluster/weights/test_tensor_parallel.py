@@ -62,7 +62,8 @@ def test_two_workers_compute_with_what_was_published(ray_local, tiny_llama, back
         (ack,) = ray.get(sender.send.remote())
         assert (ack.version, ack.error) == (version, "")
         assert both(sender, actor) < TOLERANCE_NATS
-    workers = psutil.Process(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))).children(recursive=True)
+    engine_process = psutil.Process(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+    workers = engine_process.children(recursive=True)
     assert len(workers) >= 2
     maps = [Path(f"/proc/{worker.pid}/maps").read_text() for worker in workers]
     assert "/dev/shm/psm_" in "".join(maps), "they share memory"
@@ -72,3 +73,11 @@ def test_two_workers_compute_with_what_was_published(ray_local, tiny_llama, back
     remove_placement_group(group)
     _, alive = psutil.wait_procs(workers, timeout=LEAVES_WITHIN_S)
     assert alive == []  # on a GPU they would hold its memory
+    # Semaphores have the number of the process that made them.
+    left = [
+        path.name
+        for path in Path("/dev/shm").glob("sem.*")
+        for p in (engine_process, *workers)
+        if str(p.pid) in path.name
+    ]
+    assert left == []

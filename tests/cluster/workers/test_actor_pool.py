@@ -172,7 +172,7 @@ def test_the_third_actor_that_fails_without_progress_ends_the_run_with_its_reaso
         world.pool.poll()
     world.place("actor-2")
     world.factory.workers["actor-2"].last("ready").fail(WorkerFailure("RuntimeError: no kernel", died=False))
-    with pytest.raises(UserError, match=r"3 actors failed, the last, actor-2, with: RuntimeError: no kernel"):
+    with pytest.raises(UserError, match=r"actors failed 3 times, the last, actor-2, with: RuntimeError: no kernel"):
         world.pool.poll()
 
 
@@ -187,7 +187,7 @@ def test_actors_that_fail_between_finished_work_are_replaced_up_to_the_limit():
     world.run("actor-4")
     world.buffer.inserted += 1
     world.factory.workers["actor-4"].last("run").fail(DIED)
-    with pytest.raises(UserError, match="5 actors failed"):
+    with pytest.raises(UserError, match="actors failed 5 times"):
         world.pool.poll()
 
 

@@ -128,7 +128,7 @@ class RolloutSource:
                 metrics["time/weights_wait_s"] = self._timed(
                     "weights_wait_s", lambda: self._pool.wait_for_version(step, unless=self._ending)
                 )
-                metrics["weights/version"] = float(self._pool.held_version())
+                metrics["weights/version"] = float(step)
                 if self._pool.held_version() < step:
                     # Asked to end. Nobody may generate what comes next with older weights.
                     self._pool.dismiss_all()

@@ -10,8 +10,9 @@ import psutil
 SHARED = Path("/dev/shm")
 MAPPED = re.compile(r" (\d+)\s+/dev/shm/\S", re.MULTILINE)
 """In /proc/PID/maps: the inode of what lies in shared memory, whatever its name is by now."""
-NAMES = ("psm_*", "sem.*")
-"""Segments of Python's ``SharedMemory``, as vLLM's queues are, and semaphores, as joblib has some."""
+NAMES = ("psm_*", "sem.*", "vllm_dist_*")
+"""Segments of Python's ``SharedMemory``, as vLLM's queues are; semaphores, as joblib has some; where vLLM's collectives
+on CPUs with AVX-512 meet."""
 
 
 def forget_names() -> list[Path]:

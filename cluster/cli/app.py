@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 import typer
+from typer.exceptions import TyperException
 
 from cluster.cli.ask import actors, checkpoint, stop
 from cluster.cli.compare import compare
@@ -32,7 +33,6 @@ from cluster.cli.train import sft, train
 from contracts.errors import UserError
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -93,7 +93,13 @@ def main() -> None:
     # transformers imports DeepSpeed, which warns of a driver without a GPU; ranks set their own logging.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     try:
-        app()
+        # Not its "standalone mode", which frames a wrong option in a box of six lines.
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="sapo", standalone_mode=False))
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        remedy = f" (see `{context.command_path} --help`)" if context else ""
+        print(f"sapo: {' '.join(error.format_message().split()).rstrip('.')}{remedy}", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print(f"sapo: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

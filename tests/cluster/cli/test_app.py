@@ -43,6 +43,19 @@ def test_a_config_that_cannot_be_used_is_one_line(sapo: Sapo, tmp_path: Path, ru
     assert "must be at most 100 letters" in sapo(command, run_file, f"name={'a' * 101}").rejection
 
 
+@pytest.mark.parametrize(
+    ("arguments", "rejection"),
+    [
+        ("trian", "No such command 'trian'. Did you mean 'train'? (see `sapo --help`)"),
+        ("train run.yaml --nope", "No such option: --nope (see `sapo train --help`)"),
+        ("train", "Missing argument 'config' (see `sapo train --help`)"),
+        ("actors one --run r", "Invalid value for 'change': Input should be a valid integer"),
+    ],
+)
+def test_what_is_wrong_with_the_command_itself_is_one_line_too(sapo: Sapo, arguments: str, rejection: str) -> None:
+    assert sapo(*arguments.split()).rejection.startswith(rejection)
+
+
 @pytest.mark.parametrize("key", ["output_dir", "data.path", "model.path", "data.chat_template", "data.held_out"])
 def test_a_path_that_can_not_be_one_is_one_line(sapo: Sapo, run_file: Path, key: str) -> None:
     long = "n" * 300

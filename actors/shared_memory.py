@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 SHARED = Path("/dev/shm")
-MAPPED = re.compile(r" (\d+)\s+/dev/shm/\S", re.MULTILINE)
+MAPPED = re.compile(r" (\d+)\s+/dev/shm/\S")
 """In /proc/PID/maps: the inode of what lies in shared memory, whatever its name is by now."""
 NAMES = ("psm_*", "sem.*", "vllm_dist_*")
 """Segments of Python's ``SharedMemory``, as vLLM's queues are; semaphores, as joblib has some; where vLLM's collectives

@@ -17,6 +17,7 @@ from buffer.messages import (
     BufferStats,
     CoordinatorState,
     DrawAnswer,
+    Drawing,
     HeldRow,
     InsertRequest,
     ItemScores,
@@ -76,6 +77,7 @@ class Coordinator:
         self._visible = 0
         """Indices below this have been made visible (``ordered``)."""
         self._counts: Counter[Outcome] = Counter()
+        self._drawing = Drawing()
         self._duplicates = self._generated_tokens = 0
         self._blocked_lease_s = self._blocked_draw_s = 0.0
         self._leases: deque[WaitingLease] = deque()
@@ -172,6 +174,7 @@ class Coordinator:
 
     def _take(self) -> DrawAnswer:
         drawn = self._index.draw(self._batch)
+        self._drawing = self._drawing.next(self._counts.total(), self._counts[Outcome.IDENTICAL])
         self._limiter.drew()
         wanted: dict[int, list[int]] = {}  # slots by shard
         for slot in drawn.slots.tolist():
@@ -222,6 +225,7 @@ class Coordinator:
             failed=self._counts[Outcome.FAILED],
             duplicates=self._duplicates,
             generated_tokens=self._generated_tokens,
+            identical_fraction=float("nan") if (share := self._drawing.identical_fraction) is None else share,
             draws=self._index.draws,
             evicted=self._index.evicted,
             blocked_lease_s=self._blocked_lease_s,
@@ -238,6 +242,7 @@ class Coordinator:
             held=list(self._held.values()),
             visible=self._visible,
             counts=dict(self._counts),
+            drawing=self._drawing,
             duplicates=self._duplicates,
             generated_tokens=self._generated_tokens,
             layout=self._layout,
@@ -263,6 +268,7 @@ class Coordinator:
         self._limiter.resume(state.limiter)
         self._held = {held.row.index: held for held in state.held}
         self._visible, self._counts = state.visible, Counter(state.counts)
+        self._drawing = state.drawing
         self._duplicates, self._generated_tokens = state.duplicates, state.generated_tokens
         self._settle()
 

@@ -100,6 +100,8 @@ class BufferStats:
     duplicates: int = 0
     """Reports of indices that were accounted for already."""
     generated_tokens: int = 0
+    identical_fraction: float = float("nan")
+    """Of the plan indices that were accounted for between the last two draws, if any was; else as before."""
     draws: int = 0
     evicted: int = 0
     """Pairs that have left."""
@@ -112,6 +114,22 @@ class BufferStats:
     def accounted(self) -> int:
         """Plan indices whose outcome is known."""
         return self.inserted + self.identical + self.discarded + self.failed
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Counters at the last draw."""
+
+    accounted: int = 0
+    identical: int = 0
+    identical_fraction: float | None = None
+    """As in ``BufferStats``; None: no index was accounted for yet."""
+
+    def next(self, accounted: int, identical: int) -> Drawing:
+        """Those of a draw with these counters."""
+        fresh = accounted - self.accounted
+        share = (identical - self.identical) / fresh if fresh else self.identical_fraction
+        return Drawing(accounted, identical, share)
 
 
 @dataclass(frozen=True)
@@ -173,6 +191,7 @@ class CoordinatorState:
     """Plan indices below this have been made visible."""
     counts: dict[Outcome, int]
     """Visible plan indices by outcome."""
+    drawing: Drawing
     duplicates: int
     generated_tokens: int
     layout: SlotLayout

@@ -20,7 +20,7 @@ import numpy as np
 
 from buffer.index import IndexState
 from buffer.leases import LedgerState
-from buffer.messages import CoordinatorState, HeldRow, InsertRow, Outcome
+from buffer.messages import CoordinatorState, Drawing, HeldRow, InsertRow, Outcome
 from buffer.rate_limiter import LimiterState
 from buffer.slot_layout import SlotLayout
 from contracts.background import flush
@@ -71,6 +71,7 @@ def write_state(folder: Path, state: CoordinatorState) -> None:
         "visible": state.visible,
         "limiter": asdict(state.limiter),
         "counts": {outcome.name.lower(): state.counts.get(outcome, 0) for outcome in Outcome},
+        "last_draw": asdict(state.drawing),
         "duplicates": state.duplicates,
         "generated_tokens": state.generated_tokens,
         "layout": asdict(state.layout),
@@ -109,6 +110,7 @@ def _read_state(folder: Path) -> CoordinatorState:
         held=_held_rows(arrays),
         visible=numbers["visible"],
         counts={outcome: numbers["counts"][outcome.name.lower()] for outcome in Outcome},
+        drawing=Drawing(**numbers.get("last_draw", {})),  # older snapshots have none
         duplicates=numbers["duplicates"],
         generated_tokens=numbers["generated_tokens"],
         layout=SlotLayout(**numbers["layout"]),

@@ -35,8 +35,8 @@ def checkpoint(run: Run, address: Address = None) -> None:
 
 
 def stop(run: Run, address: Address = None) -> None:
-    """Let a run that is going on save after its current step and end; `sapo train --resume` goes on with it."""
+    """Let a run that is going on save as soon as it can and end; `sapo train --resume` goes on with it."""
     from cluster.workers.control import Request, ask
 
     ask(run, Request("stop"), ClusterConfig(address=address))
-    print(f"asked run {run} to save after its current step and end")
+    print(f"asked run {run} to save as soon as it can and end")

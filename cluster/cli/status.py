@@ -69,4 +69,4 @@ def status(
             for board in boards(name):
                 screen.update(render(board, live=True), refresh=True)
                 time.sleep(EVERY_S)
-        print(f"run {name}: it has ended")
+        print(f"run {name}: it has ended, or gives no answer")

@@ -114,7 +114,6 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         config, inputs, log = setting.config, setting.inputs, setting.log.logger
         activity = setting.log.activity
         inbox = Inbox(setting.mailbox, RayCalls(), setting.asked)
-        parts.callback(inbox.close)
         stop = StopRequest(log, config.checkpoint.grace_s)
         interventions = Interventions(stop, inbox, Skips(config.learner.skipped_steps), Preemption(log))
         collector = _collector(setting, progress.step)
@@ -234,6 +233,7 @@ def _start_rollouts(
 ) -> tuple[LearnerGroup, BatchSource]:
     """Ranks, buffer and actors. Engines load while the learner does, and actors are looked after while it steps."""
     config, hardware, table = setting.config, setting.hardware, setting.inputs.table
+    ending = (lambda: False) if config.cluster.colocate else ending  # only a learner that has its GPUs can save
     ends = setting.inputs.ends.ids
     slack = config.weights.max_staleness
     buffer = ReplayBuffer.start(
@@ -270,14 +270,14 @@ def _start_rollouts(
     )
     parts.callback(pool.shutdown)
     pool.adopt(setting.survivors)
-    pool.add(config.generation.actors + setting.asked.more_actors - len(setting.survivors))
+    pool.add(config.generation.actors - len(setting.survivors))
     setting.survivors.clear()
     collector.watch(Rollouts(pool.all_members, buffer.stats_ref))
     parts.push(partial(_keep_engines, setting, pool))
     group = LearnerGroup(ranks, pool, config.recovery.stall_s, setting.log.logger)
     # One token is left for vLLM, which samples one with every score.
     sequences = choose_sequences(table, config.data.max_length - 1)
-    parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger)
+    parity = ParityCheck(config.weights, config.model.dtype, sequences, group, pool, setting.log.logger, ending)
     return group, RolloutSource(config, len(table), buffer, pool, group, parity, setting.log.activity, ending)
 
 
@@ -310,11 +310,10 @@ def end_ranks(setting: Setting) -> None:
 
 
 def _keep_engines(setting: Setting, pool: ActorPool, _: object, failure: BaseException | None, __: object) -> None:
-    """On the way out of an attempt that failed: its engines serve the next one, which has as many. One that shares its
-    GPU with a rank is started anew with it."""
+    """On the way out of an attempt that failed: its engines serve the next one. One that shares its GPU with a rank is
+    started anew with it."""
     failed = isinstance(failure, (WorkerFailure, ray.exceptions.RayError))
     if failed and not setting.config.cluster.colocate:
-        setting.asked.more_actors = pool.wanted - setting.config.generation.actors
         setting.survivors.extend(pool.surrender())
 
 

@@ -54,7 +54,9 @@ def generate(config: RunConfig, out: Path, batches: int) -> int:
         )
         stack.callback(buffer.shutdown)
         factory = ActorFactory.of(config, hardware, inputs.table, inputs.ends.ids, buffer, config.name)
-        pool = ActorPool(factory, buffer, FailurePolicy(Limits()), log.logger, config.cluster.start_timeout_s)
+        pool = ActorPool(
+            factory, buffer, FailurePolicy(Limits(), batch_size), log.logger, config.cluster.start_timeout_s
+        )
         stack.callback(pool.shutdown)
         pool.add(config.generation.actors)
         written = 0

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first asks a run to save after its current step and to end, the second ends it at once.
+"""SIGTERM and Ctrl-C: the first asks a run to save as soon as it can and to end, the second ends it at once.
 
 Handlers raise ``KeyboardInterrupt``, whatever the signal. A driver is in Ray's calls nearly all the time, and these
 hand on that exception alone: any other that a handler raises there is lost, or comes out as an error of Python's
@@ -103,5 +103,5 @@ class StopRequest:
             return
         self.signum = signum
         name = signal.Signals(signum).name
-        self._log.info("%s: saving after this step, then ending; once more ends it at once", name)
+        self._log.info("%s: saving as soon as the step is done, then ending; once more ends it at once", name)
         signal.setitimer(signal.ITIMER_REAL, self._grace_s)

@@ -19,7 +19,7 @@ from cluster.run.file_watch import FileWatch
 from cluster.run.loop import Progress
 from cluster.run.losses import Losses
 from cluster.run.shrinking import fitted, wait_for_ray
-from cluster.run.stopping import ended_by_sigterm
+from cluster.run.stopping import Stopped, ended_by_sigterm
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock, say_where
@@ -141,16 +141,20 @@ def _attempts(setting: Setting, checkpoint: Path | None, progress: Progress) -> 
                 raise failure from error
             setting.log.logger.debug("attempt failed", exc_info=error)
             checkpoint = _after(setting, failure, progress)
+            if setting.asked.stop and checkpoint:
+                raise Stopped(progress.step) from error
             attempt = _on_what_is_left(setting)
 
 
 def _on_what_is_left(setting: Setting) -> Setting:
     """For the cluster as it is now: engines that are one too many end."""
     wait_for_ray(setting.log.logger)
-    config = fitted(setting.config, setting.log.logger, use_gpu=setting.hardware.use_gpu)
-    wanted = config.generation.actors + setting.asked.more_actors
-    end_all(setting.survivors[wanted:])
-    del setting.survivors[wanted:]
+    generation = setting.config.generation
+    wanted = max(1, generation.actors + setting.asked.more_actors)
+    resized = {"generation": generation.model_copy(update={"actors": wanted})}
+    config = fitted(setting.config.model_copy(update=resized), setting.log.logger, use_gpu=setting.hardware.use_gpu)
+    end_all(setting.survivors[config.generation.actors :])
+    del setting.survivors[config.generation.actors :]
     return replace(setting, config=config)
 
 

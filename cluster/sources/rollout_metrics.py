@@ -14,24 +14,19 @@ WITHOUT_A_PAIR_STEPS = 20
 
 
 class DrawMetrics:
-    """Turns draws into metrics; remembers the counters of the draw before."""
+    """Turns draws into metrics."""
 
     def __init__(self, batch_size: int, indices_per_epoch: int) -> None:
         self._batch, self._indices_per_epoch = batch_size, indices_per_epoch
-        self._before = BufferStats()
-        self._identical = float("nan")
 
     def of(self, draw: Draw, step: int) -> Metrics:
         """Metrics of a draw for optimizer step ``step`` (from 0)."""
         stats = draw.stats
-        if fresh := stats.accounted - self._before.accounted:
-            self._identical = (stats.identical - self._before.identical) / fresh
-        self._before = stats
         age = step - np.array([p.version for p in draw.pairs])
         return {
             "pairs/inserted": stats.inserted,
             "pairs/drawn": stats.draws * self._batch,
-            "pairs/identical_fraction": self._identical,
+            "pairs/identical_fraction": stats.identical_fraction,
             "pairs/identical": stats.identical,
             "pairs/discarded": stats.discarded,
             "pairs/failed": stats.failed,

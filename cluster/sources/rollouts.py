@@ -53,9 +53,9 @@ class RolloutSource:
         """
         Args:
             rows: of the dataset.
-            ending: whether the run was asked to end.
+            ending: whether the run was asked to end and can.
         """
-        self._ending = (lambda: False) if config.cluster.colocate else ending
+        self._ending = ending
         self._activity = activity
         self._config, self._buffer, self._pool, self._group, self._parity = config, buffer, pool, group, parity
         self._weights = config.weights
@@ -79,7 +79,7 @@ class RolloutSource:
         if self._config.cluster.colocate:
             self._parity.score_ahead()
         self._publish(step)
-        self._pool.wait_for_version(step)
+        self._pool.wait_for_version(step, unless=self._ending)
         self._parity.calibrate(step)
 
     def next(self, step: int) -> Batch | None:
@@ -137,7 +137,7 @@ class RolloutSource:
         every_step = self._weights.publish_every == 1
         self._buffer.advance(step, published=step if every_step else self._pool.held_version())
         self._pool.poll()
-        if published and self._parity.due(step) and not self._ending():
+        if published and self._parity.due(step):
             metrics |= self._parity.check(step)
         return metrics
 
@@ -164,9 +164,10 @@ class RolloutSource:
 
     def _look(self) -> None:
         """While a draw is waited for."""
-        self._validate_usable()
         if self._ending():
             self._buffer.withdraw_draws()
+        else:
+            self._validate_usable()
 
     def _hand_over(self, step: int) -> Metrics:
         """The learner's GPUs go to the engines, with the weights of ``step``."""

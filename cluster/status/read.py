@@ -49,7 +49,7 @@ def live_board(mailbox: Worker, run: str) -> Board:
     limit = time.monotonic() + FIRST_BOARD_S
     while True:
         try:
-            board: Board | None = answer_of(mailbox.call("board"), OPEN_AGAIN_S)
+            board: Board | None = answer_of(mailbox.call("board"), FIRST_BOARD_S)
         except WorkerFailure as failure:
             raise UserError(f"run {run}: its mailbox cannot be reached: {failure.reason}") from failure
         if board is not None:

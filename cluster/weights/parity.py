@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,9 @@ ROWS = 32
 """At most."""
 ROW_TOKENS = 256
 """Of each row at most. On CPU the prefix cache keeps blocks of 128 tokens; shorter rows can't show that it is stale."""
+
+LOOK_S = 1.0
+"""Who waits for an actor's scores looks so often whether they are still wanted, in seconds."""
 
 
 class Scorer(Protocol):
@@ -58,14 +61,16 @@ class ParityCheck:
         learner: Scorer,
         pool: ActorPool,
         log: logging.Logger,
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
+            ending: whether the run was asked to end: it waits for no actor any more.
             dtype: ``float32`` or ``bfloat16``, of both sides' arithmetic.
             sequences: token ids of the rows that are compared, see ``choose_sequences``.
         """
         self._config, self._dtype, self._sequences = config, dtype, sequences
-        self._learner, self._pool, self._log = learner, pool, log
+        self._learner, self._pool, self._log, self._ending = learner, pool, log, ending
         self._calibrated: dict[str, Difference] = {}
         """By actor."""
         self._previous: Scores | None = None
@@ -121,9 +126,12 @@ class ParityCheck:
         }
 
     def _compare(self, version: int) -> Iterator[tuple[Member, Evidence]]:
-        """The actors that hold ``version``, with what they say; those that died meanwhile are left out."""
-        self._pool.wait_for_version(version)
+        """The actors that hold ``version``, with what they say; those that died meanwhile are left out, and those that
+        have said nothing when the run is asked to end."""
+        self._pool.wait_for_version(version, unless=self._ending)
         members = [m for m in self._pool.running() if m.version == version and m.worker]
+        if not members:  # a run that is asked to end has them no more
+            return
         # What was cached under older weights is asked for first: the other scores fill the cache anew.
         after_cache = [(m, m.worker.call("score_last", self._sequences)) for m in members if m.worker]
         ours = self._learner.score_ema(self._sequences) if self._ahead is None else self._ahead
@@ -137,6 +145,10 @@ class ParityCheck:
     def _answers(self, calls: list[tuple[Member, Call]]) -> list[tuple[Member, Any]]:
         answers: list[tuple[Member, Any]] = []
         for member, call in calls:
+            while not (done := self._pool.first_done([call], LOOK_S)) and not self._ending():
+                pass  # the pool looks after its actors: one that stands still is replaced, which ends the wait
+            if not done:
+                break
             try:
                 answers.append((member, self._pool.answer(call)))
             except WorkerFailure as failure:

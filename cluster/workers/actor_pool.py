@@ -24,7 +24,7 @@ from learner.messages import Ack
 ANSWER_S = 5.0
 """Longest wait for answers that take an actor milliseconds."""
 LOOK_S = 1.0
-"""Who waits for weights to arrive looks so often whether that is still wanted, in seconds."""
+"""Who waits for weights to arrive looks so often whether that is still wanted, the first time after so many seconds."""
 
 
 class Factory(Protocol):
@@ -118,11 +118,16 @@ class ActorPool:
             del self.members[survivor.name]
         return survivors
 
-    def remove(self, count: int) -> None:
-        """Let the newest actors leave, those that generate when they have finished their work; one stays."""
+    def remove(self, count: int) -> int:
+        """Let the newest actors leave, those that generate when they have finished their work; one stays.
+
+        Returns:
+            How many leave.
+        """
         staying = [member for member in self.members.values() if not member.leaving]
-        # Who has no work yet goes first: it may never get a place.
-        staying.sort(key=lambda member: (member.state is not State.RUNNING, _number(member.name)))
+        # Who has no work yet goes first, above all who has no place: it may never get one.
+        later = (State.RUNNING, State.JOINING, State.READY, State.STARTING, State.PLACED, State.PLACING)
+        staying.sort(key=lambda member: (later.index(member.state), _number(member.name)))
         leaving = staying[max(1, len(staying) - count) :]
         for member in reversed(leaving):
             if member.state is State.RUNNING:
@@ -134,11 +139,7 @@ class ActorPool:
             self.log.info("%d actor(s) leave on request", left, extra={"event": "resized", "actors": -left})
         if left < count:
             self.log.warning("%d actor(s) asked to leave: one stays", count)
-
-    @property
-    def wanted(self) -> int:
-        """How many actors there should be: those that were asked for and not asked to leave."""
-        return sum(not member.leaving for member in self.members.values())
+        return left
 
     def running(self) -> list[Member]:
         """The actors that generate, oldest first."""
@@ -165,7 +166,8 @@ class ActorPool:
         Raises:
             UserError: no actor could be placed in time, or too many failed.
         """
-        while self.held_version() < version and not unless():
+        looked = self.clock()
+        while self.held_version() < version and not (self.clock() - looked >= LOOK_S and unless()):
             self.first_done([], LOOK_S)
 
     def poll(self) -> None:
@@ -218,6 +220,10 @@ class ActorPool:
         Raises:
             UserError: the failure policy ends the run.
         """
+        if member.leaving:
+            self.log.info("%s failed while it left (%s); the others take over its work", member.name, reason)
+            self._dismiss(member)
+            return
         stats = self.buffer.stats()
         failed = ActorFailed(
             member.name, member.state.value, reason, stats.accounted, _number(member.name), self._started, cause
@@ -227,16 +233,14 @@ class ActorPool:
             assert decision.error is not None
             raise decision.error
         self.log.warning(
-            "%s %s failed (%s); %s over its work",
+            "%s %s failed (%s); a new actor takes over its work",
             member.name,
             member.state.value,
             reason,
-            "the others take" if member.leaving else "a new actor takes",
             extra={"event": "actor replaced", "actor": member.name},
         )
         self._dismiss(member)
-        if not member.leaving:
-            self.add(1)
+        self.add(1)
 
     def dismiss_all(self) -> None:
         """End every actor at once: whatever it still does is nobody's, and its work is free again."""
@@ -284,7 +288,8 @@ class ActorPool:
             elif member := next((m for m in self.members.values() if m.awaited == call), None):
                 self._advance(member, call)
         if self.inbox:  # also what the loop took from it between two steps
-            self._resize(self.inbox.actor_changes())
+            while change := self.inbox.next_change():
+                self.inbox.changed(self._resize(change))
 
     def _advance(self, member: Member, call: Call) -> None:
         try:
@@ -377,16 +382,16 @@ class ActorPool:
             self._targets = set(targets)
             self.sync.retarget(targets)
 
-    def _resize(self, changes: Sequence[int]) -> None:
-        for change in changes:
-            if self.fixed and change:
-                self.log.warning("%d actor(s) asked for: each shares a rank's GPU, so their number stays", change)
-                continue
-            if change < 0:
-                self.remove(-change)
-                continue
-            self.add(change)
-            self.log.info("%d actor(s) join on request", change, extra={"event": "resized", "actors": change})
+    def _resize(self, change: int) -> int:
+        """Returns how many actors more are wanted from now on."""
+        if self.fixed:
+            self.log.warning("%d actor(s) asked for: each shares a rank's GPU, so their number stays", change)
+            return 0
+        if change < 0:
+            return -self.remove(-change)
+        self.add(change)
+        self.log.info("%d actor(s) join on request", change, extra={"event": "resized", "actors": change})
+        return change
 
     def _validate_sent(self) -> None:
         """A run does not wait for ever for weights that nobody sends."""

@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+from uuid import uuid4
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config.sections import ClusterConfig
 from cluster.status.board import Board
@@ -19,8 +21,8 @@ from cluster.workers.ray_session import ray_session
 from contracts.errors import UserError
 
 PREFIX = "control-"
-CLAIM_S = 10.0
-"""Longest wait for the mailbox of another run."""
+CLAIM_S = 60.0
+"""Longest wait for the mailbox of another run. Ray needs up to 30 s to know that it died with its node."""
 OPEN_AGAIN_S = 20.0
 """Longest that a run may be without a mailbox before it is taken to have ended: one that dies is opened again."""
 LOOK_S = 1.0
@@ -32,13 +34,19 @@ class Request:
     """What a person asks of a run."""
 
     what: Literal["actors", "checkpoint", "stop"]
-    """More or fewer generation actors; a checkpoint after the current step; that, and the end of the run."""
+    """More or fewer generation actors; a checkpoint; that, and the end of the run."""
     count: int = 0
     """Actors that should join; negative: leave."""
+    key: str = field(default_factory=lambda: uuid4().hex, compare=False)
+    """One that is sent again, as its answer was lost, is still the same."""
 
 
 class Control:
-    """The run's mailbox. The driver's inbox awaits ``next_request``; the command line fills it."""
+    """The run's mailbox. The driver's inbox awaits ``next_request``; the command line fills it.
+
+    A request stays until the inbox says that it has it: an answer may be lost, or go to the inbox of an attempt that
+    has ended.
+    """
 
     def __init__(self) -> None:
         self._requests: deque[Request] = deque()
@@ -61,24 +69,27 @@ class Control:
         """Answers while the run goes on."""
 
     async def ask(self, request: Request) -> None:
-        self._requests.append(request)
+        if request.key not in [waiting.key for waiting in self._requests]:
+            self._requests.append(request)
         self._hand_over()
 
-    async def withdraw(self) -> None:
-        """Answers who waits with None: the inbox of an attempt that ends must not take what is meant for the next."""
+    async def next_request(self, taken: str = "") -> Request | None:
+        """Waits for one. A newer call takes the place of an older one, which is answered None.
+
+        Args:
+            taken: key of the request that the inbox took last.
+        """
+        if self._requests and self._requests[0].key == taken:
+            self._requests.popleft()
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
-
-    async def next_request(self) -> Request | None:
-        """Waits for one. A newer call takes the place of an older one."""
-        await self.withdraw()
         self._waiting = asyncio.get_running_loop().create_future()
         self._hand_over()
         return await self._waiting
 
     def _hand_over(self) -> None:
         if self._requests and self._waiting and not self._waiting.done():
-            self._waiting.set_result(self._requests.popleft())
+            self._waiting.set_result(self._requests[0])
 
 
 class Mailbox:
@@ -94,8 +105,9 @@ class Mailbox:
         self.worker = _claimed(run)
 
     def open_again(self) -> None:
-        """After it has died."""
-        self.worker = _opened(self._run, new=False)
+        """After it has died. One that seems to have, and has the name still, is kept."""
+        with suppress(ValueError):
+            self.worker = _opened(self._run)
 
     def close(self) -> None:
         """The name is free again."""
@@ -106,7 +118,7 @@ def _claimed(run: str) -> Worker:
     limit = time.monotonic() + CLAIM_S
     while time.monotonic() < limit:
         try:
-            return _opened(run, new=True)
+            return _opened(run)
         except ValueError:  # the name is taken
             try:
                 answer_of(find_control(run).call("alive"), limit - time.monotonic())
@@ -117,9 +129,15 @@ def _claimed(run: str) -> Worker:
     raise UserError(f"name {run}: a run of this name is going on at this cluster; give another name=, or wait for it")
 
 
-def _opened(run: str, *, new: bool) -> Worker:
+def _opened(run: str) -> Worker:
+    """On the driver's node, so that no other node's end takes it away.
+
+    Raises:
+        ValueError: the name is taken.
+    """
     name = _name(run)
-    options = ray.remote(Control).options(name=name, namespace=NAMESPACE, num_cpus=0, get_if_exists=not new)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = ray.remote(Control).options(name=name, namespace=NAMESPACE, num_cpus=0, scheduling_strategy=here)
     return Worker(name, options.remote())
 
 
@@ -165,7 +183,8 @@ def ask(run: str, request: Request, config: ClusterConfig) -> None:
                 return
             except WorkerFailure as failure:
                 if time.monotonic() >= limit:
-                    raise UserError(f"run {run}: its mailbox cannot be reached: {failure.reason}") from failure
+                    text = f"run {run}: its mailbox cannot be reached: {failure.reason}; it may have been heard"
+                    raise UserError(text) from failure
                 mailbox = _opened_again(found.name, run, limit)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import takewhile
@@ -66,6 +69,8 @@ class Limits:
 
     replacements: int = 8
     """Failures of actors within ``window`` steps. Those that fail together, with their node, are one."""
+    together_s: float = 30.0
+    """Actors that fail within so many seconds, and are no replacements, fail together."""
     without_progress: int = 2
     """Replacements of replacements in a row between which no plan index was finished: the cause hits every actor. Those
     that fail together, with their node, are no such row."""
@@ -86,17 +91,17 @@ class Limits:
 class FailurePolicy:
     """One for a run: it remembers what has failed before."""
 
-    def __init__(self, limits: Limits, inserts_per_step: int = 1) -> None:
+    def __init__(self, limits: Limits, inserts_per_step: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         """``inserts_per_step``: plan indices of an optimizer step."""
-        self._limits, self._inserts_per_step = limits, inserts_per_step
+        self._limits, self._inserts_per_step, self._clock = limits, inserts_per_step, clock
         self.replaced = 0
         """Actors replaced so far."""
         self.restarted = 0
         """Attempts begun anew so far."""
         self._actors_failed: deque[int] = deque()
         """Steps at which actors failed within the window; together, once."""
-        self._together = 0
-        """Actors below this number were there at the last of these."""
+        self._together, self._together_until = 0, -math.inf
+        """Actors below this number were there at the last of these; until when they count with it."""
         self._attempts_failed: deque[int] = deque()
         self._begin_row()
 
@@ -117,13 +122,12 @@ class FailurePolicy:
             self._without_progress, self._finished, self._newer = 0, event.finished, event.asked_for
         elif event.number >= self._newer:
             self._without_progress, self._newer = self._without_progress + 1, event.asked_for
-        step = event.finished // self._inserts_per_step
-        if event.number >= self._together or step not in self._actors_failed:
-            self._within(self._actors_failed, step)
-            self._together = event.asked_for
+        if event.number >= self._together or self._clock() > self._together_until:
+            self._within(self._actors_failed, event.finished // self._inserts_per_step)
+            self._together, self._together_until = event.asked_for, self._clock() + self._limits.together_s
         recent = len(self._actors_failed)
         if self._without_progress >= self._limits.without_progress or recent > self._limits.replacements:
-            text = f"generation: actors failed {recent} times, the last, {event.actor}, with: {event.reason}"
+            text = f"generation: {recent} failure(s) of actors, the last, of {event.actor}, with: {event.reason}"
             return Decision(Action.RAISE, UserError(text))
         self.replaced += 1
         return Decision(Action.RETRY)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from cluster.workers.control import Mailbox, Request
 from cluster.workers.ray_calls import Call, Calls, WorkerFailure
-
-WITHDRAWN_S = 5.0
-"""Longest wait for a mailbox that may stand still."""
 
 
 @dataclass
@@ -17,10 +15,12 @@ class Asked:
 
     checkpoint: bool = False
     stop: bool = False
-    actors: list[int] = field(default_factory=list)
+    actors: deque[int] = field(default_factory=deque)
     """Changes of their number that nobody has acted on."""
     more_actors: int = 0
-    """Than the config has, in the end of the last attempt."""
+    """Than the config has, by the changes that were acted on."""
+    taken: list[str] = field(default_factory=list)
+    """Keys of the requests that have been taken, in order."""
 
 
 class Inbox:
@@ -36,26 +36,29 @@ class Inbox:
         """Answers with the next request."""
         return self._awaited
 
-    def take(self) -> None:
-        """Take over what ``awaited`` was answered, and wait for the next."""
-        request = self._answered()
-        self._await_next()
-        self._keep(request)
+    def take(self) -> bool:
+        """Take over what ``awaited`` was answered, and wait for the next.
 
-    def _answered(self) -> Request | None:
+        Returns:
+            Whether the mailbox lives.
+        """
         try:
-            request: Request | None = self._calls.answer(self._awaited)
+            self._keep(self._calls.answer(self._awaited))
         except WorkerFailure:
             self._mailbox.open_again()
-            return None
-        return request
+            return False
+        else:
+            return True
+        finally:
+            self._await_next()
 
     def _keep(self, request: Request | None) -> None:
-        if request is None:
+        if request is None or request.key in self._asked.taken:
             return
+        self._asked.taken.append(request.key)
         match request.what:
             case "actors":
-                self._asked.actors.append(request.count)
+                self._asked.actors += [request.count] if request.count else []
             case "checkpoint":
                 self._asked.checkpoint = True
             case "stop":
@@ -63,13 +66,16 @@ class Inbox:
 
     def poll(self) -> None:
         """Take what has come, without waiting."""
-        while self._calls.first_done([self._awaited], 0):
-            self.take()
+        while self._calls.first_done([self._awaited], 0) and self.take():
+            pass
 
-    def actor_changes(self) -> list[int]:
-        """Changes that were asked for since the last call: actors to add, or negative ones to let go."""
-        changes, self._asked.actors = self._asked.actors, []
-        return changes
+    def next_change(self) -> int:
+        """A change of their number that was asked for: actors to add, or negative ones to let go; 0: none is left."""
+        return self._asked.actors.popleft() if self._asked.actors else 0
+
+    def changed(self, actors: int) -> None:
+        """So many more actors, or fewer, are wanted from now on, in later attempts too."""
+        self._asked.more_actors += actors
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""
@@ -81,11 +87,5 @@ class Inbox:
         """Whether the run was asked to end."""
         return self._asked.stop
 
-    def close(self) -> None:
-        """Take what came until now. What comes later waits in the mailbox for the inbox of the next attempt."""
-        self._mailbox.worker.tell("withdraw")
-        if self._calls.first_done([self._awaited], WITHDRAWN_S):
-            self._keep(self._answered())
-
     def _await_next(self) -> None:
-        self._awaited = self._mailbox.worker.call("next_request")
+        self._awaited = self._mailbox.worker.call("next_request", *self._asked.taken[-1:])

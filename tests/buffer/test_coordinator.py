@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from buffer.config import BufferConfig
 from buffer.coordinator import Coordinator
-from buffer.messages import InsertRequest, InsertRow, Outcome, SlotPayloads
+from buffer.messages import Drawing, InsertRequest, InsertRow, Outcome, SlotPayloads
 
 
 def run(
@@ -198,3 +199,55 @@ def test_the_time_that_leases_and_draws_waited_is_added_up():
         assert 0.1 <= (await coordinator.stats()).blocked_lease_s < 1.0
 
     run(story)
+
+
+def test_the_share_of_identical_segments_is_that_of_the_newest_ones():
+    drawing = Drawing().next(accounted=8, identical=2)
+    assert drawing.identical_fraction == 2 / 8
+    assert drawing.next(12, 5).identical_fraction == 3 / 4
+    assert drawing.next(12, 5).next(12, 5).identical_fraction == 3 / 4  # nothing new: the last figure stands
+    assert Drawing().next(0, 0).identical_fraction is None
+
+
+class SavedShard(HeldShard):
+    def __init__(self) -> None:
+        super().__init__()
+        self.save = self.load = self
+
+    def remote(self, *sent: Any) -> Any:
+        return super().remote(*sent) if len(sent) == 1 and not isinstance(sent[0], Path) else asyncio.sleep(0)
+
+
+def test_a_restored_buffer_goes_on_with_the_same_figures():
+    def outcomes(coordinator: Coordinator, first: int, kind: Outcome) -> Awaitable[None]:
+        payload = b"pair" if kind is Outcome.INSERTED else None
+        return coordinator.insert(InsertRequest("a", [InsertRow(first + n, kind, payload, 0) for n in range(4)], 0))
+
+    async def go_on(coordinator: Coordinator) -> float:
+        await coordinator.advance(1, published=1)
+        await coordinator.lease("a", 4)
+        await outcomes(coordinator, 4, Outcome.IDENTICAL)
+        drawn = await coordinator.draw()
+        assert drawn
+        return drawn.stats.identical_fraction
+
+    async def story(coordinator: Coordinator) -> None:
+        await coordinator.advance(0, published=0)
+        await coordinator.lease("a", 4)
+        await outcomes(coordinator, 0, Outcome.INSERTED)
+        drawn = await coordinator.draw()
+        assert drawn and drawn.stats.identical_fraction == 0
+        state = await coordinator.snapshot(Path())
+        assert await go_on(coordinator) == 1
+
+        async def resumed(other: Coordinator) -> None:
+            await other.restore(state, Path())
+            assert (await other.stats()).identical_fraction == 0
+            assert await go_on(other) == 1
+
+        again.append(resumed)
+
+    again: list[Callable[[Coordinator], Awaitable[None]]] = []
+    shards = [SavedShard()]
+    run(story, r=4, shards=shards)
+    run(again[0], r=4, shards=shards)

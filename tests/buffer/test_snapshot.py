@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from buffer.index import IndexState
 from buffer.leases import LedgerState
-from buffer.messages import CoordinatorState, HeldRow, InsertRow, Outcome
+from buffer.messages import CoordinatorState, Drawing, HeldRow, InsertRow, Outcome
 from buffer.rate_limiter import LimiterState
 from buffer.slot_layout import SlotLayout
 from buffer.snapshot import (
@@ -61,6 +61,7 @@ def states(draw) -> CoordinatorState:
         held=draw(st.lists(held_rows(), max_size=4)),
         visible=draw(counts),
         counts={outcome: draw(counts) for outcome in Outcome},
+        drawing=Drawing(draw(counts), draw(counts), draw(st.none() | st.floats(0, 1))),
         duplicates=draw(counts),
         generated_tokens=draw(counts),
         layout=SlotLayout(draw(counts), draw(counts)),
@@ -76,6 +77,7 @@ def state_of(shards: int = 1) -> CoordinatorState:
         held=[HeldRow(InsertRow(4, Outcome.INSERTED, b"payload", 2), 3)],
         visible=0,
         counts={},
+        drawing=Drawing(),
         duplicates=0,
         generated_tokens=0,
         layout=SlotLayout(shards, 1),

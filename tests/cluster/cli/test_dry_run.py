@@ -13,7 +13,7 @@ import pytest
 
 from buffer.index import IndexState
 from buffer.leases import LedgerState
-from buffer.messages import CoordinatorState
+from buffer.messages import CoordinatorState, Drawing
 from buffer.rate_limiter import LimiterState
 from buffer.slot_layout import SlotLayout
 from buffer.snapshot import shard_file, write_payloads, write_state
@@ -170,7 +170,7 @@ def checkpoint(config: RunConfig, *, step: int, total: int) -> Path:
     numbers = np.zeros(capacity, np.int64)
     index = IndexState(0, 0, numbers, numbers, numbers, np.zeros(capacity, bool))
     limiter = LimiterState(**dict.fromkeys(LimiterState.__dataclass_fields__, 0))
-    state = CoordinatorState(index, LedgerState(0, []), limiter, [], 0, {}, 0, 0, SlotLayout.of(capacity, 1))
+    state = CoordinatorState(index, LedgerState(0, []), limiter, [], 0, {}, Drawing(), 0, 0, SlotLayout.of(capacity, 1))
     write_state(at / "buffer", state)
     write_payloads(shard_file(at / "buffer", 0), {})
     write_manifest(at, step, read_inputs(config).fingerprint, total)

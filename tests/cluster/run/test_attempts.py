@@ -12,14 +12,18 @@ import pytest
 from cluster.config.run_config import RunConfig
 from cluster.reports.run_log import RunLog
 from cluster.run import train as module
+from cluster.run.attempt import Setting
 from cluster.run.loop import Progress
 from cluster.run.losses import Losses
+from cluster.run.stopping import Stopped
 from cluster.storage.checkpoints import write_manifest
 from cluster.storage.json_lines import JsonLines
 from cluster.storage.run_folder import RunFolder
 from cluster.workers.failure_policy import FailurePolicy, Limits
+from cluster.workers.member import Member
 from cluster.workers.ray_calls import WorkerFailure
 from contracts.errors import UserError
+from support.fake_workers import FakePlacement, FakeWorker
 
 DIED = WorkerFailure("rank-1 was killed", died=True)
 
@@ -31,12 +35,20 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder.prepare()
     log = RunLog("r")
     log.keep(folder.path)
-    monkeypatch.setattr(module, "_on_what_is_left", lambda setting: setting)
-    yield SimpleNamespace(
+    monkeypatch.setattr(module, "wait_for_ray", lambda log: None)
+    monkeypatch.setattr(module, "fitted", lambda config, log, use_gpu: config)
+    absent: Any = None
+    yield Setting(
+        config=RunConfig.model_validate(values | {"generation": {"actors": 3}}),
         folder=folder,
+        inputs=absent,
+        total_steps=20,
+        hardware=SimpleNamespace(use_gpu=False),  # type: ignore[arg-type]
         log=log,
         policy=FailurePolicy(Limits(restarts=2, backoff_s=0.0)),
+        metrics=absent,
         losses=Losses(log.logger, lambda figures: None),
+        mailbox=absent,
     )
     log.close()
 
@@ -47,9 +59,12 @@ class Attempts:
     def __init__(self, setting: Any, *ends: tuple[int, Exception | None]) -> None:
         self._setting, self._ends = setting, list(ends)
         self.began: list[tuple[int, str]] = []
+        self.actors: list[int] = []
+        """Actors of each."""
 
     def __call__(self, setting: Any, checkpoint: Path | None, progress: Progress) -> str:
         self.began.append((progress.step, checkpoint.name if checkpoint else ""))
+        self.actors.append(setting.config.generation.actors)
         lines = JsonLines(self._setting.folder.path / "metrics.jsonl")
         last, error = self._ends.pop(0)
         for step in range(progress.step + 1, last + 1):
@@ -134,3 +149,35 @@ def test_events_say_what_happened(setting, monkeypatch):
 def test_the_users_own_error_is_raised_as_it_was(setting, monkeypatch):
     with pytest.raises(UserError, match=r"^lower optimizer.lr$"):
         run(setting, monkeypatch, (6, UserError("lower optimizer.lr")))
+
+
+def survivor(number: int) -> Member:
+    return Member(f"actor-{number}", FakePlacement(str(number)), None, 0.0, FakeWorker(str(number)))
+
+
+def test_the_next_attempt_has_as_many_actors_as_were_asked_for_and_fit(setting, monkeypatch):
+    setting.asked.more_actors = -1
+    setting.survivors.extend(map(survivor, range(3)))
+    assert run(setting, monkeypatch, (5, DIED), (20, None)).actors == [3, 2]
+    assert [member.name for member in setting.survivors] == ["actor-0", "actor-1"]
+
+    def fewer(config: RunConfig, log: object, use_gpu: bool) -> RunConfig:
+        generation = config.generation.model_copy(update={"actors": min(2, config.generation.actors)})
+        return config.model_copy(update={"generation": generation})
+
+    monkeypatch.setattr(module, "fitted", fewer)
+    for more, expected in ((2, 2), (-2, 1), (-9, 1)):
+        setting.asked.more_actors = more
+        assert module._on_what_is_left(setting).config.generation.actors == expected
+
+
+def test_a_run_that_was_asked_to_stop_begins_no_new_attempt_if_it_has_a_checkpoint(setting, monkeypatch):
+    setting.asked.stop = True
+    with pytest.raises(Stopped, match="stopped at step 4 on request"):
+        run(setting, monkeypatch, (7, DIED))
+    assert steps(setting) == [1, 2, 3, 4]
+
+
+def test_without_a_checkpoint_there_is_another_attempt_to_save_something(setting, monkeypatch):
+    setting.asked.stop = True
+    assert run(setting, monkeypatch, (3, DIED), (20, None)).began == [(0, ""), (0, "")]

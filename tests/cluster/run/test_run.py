@@ -201,7 +201,8 @@ def test_a_run_that_is_stopped_while_its_actor_stands_still_saves_at_once_and_go
     lockstep, task, tmp_path
 ):
     folder = tmp_path / "held"
-    changes = {"checkpoint": {"every": 0}, "recovery": {"stall_s": 600.0}}
+    # A step at which it stops is without its parity check.
+    changes = {"checkpoint": {"every": 0}, "recovery": {"stall_s": 600.0}, "weights": {"parity_every": 0}}
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(train, config(task, tmp_path, "held", **changes))
         lines = folder / "metrics.jsonl"
@@ -214,7 +215,8 @@ def test_a_run_that_is_stopped_while_its_actor_stands_still_saves_at_once_and_go
             running.result()
     assert len(list((folder / "checkpoints").iterdir())) == 1
     result = train(config(task, tmp_path, "held", **changes), resume=True)
-    assert metrics(result) == metrics(lockstep)
+    expected = [{k: v for k, v in line.items() if "parity" not in k} for line in metrics(lockstep)]
+    assert metrics(result) == expected
     assert same_weights(result, lockstep)
 
 

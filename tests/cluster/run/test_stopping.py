@@ -32,7 +32,7 @@ def test_a_first_signal_is_noted_and_a_second_ends_the_run(signum: int, caplog: 
     assert ended.value.signum == signum
     assert signal.getsignal(signum) == before
     assert [record.getMessage() for record in caplog.records] == [
-        f"{signal.Signals(signum).name}: saving after this step, then ending; once more ends it at once"
+        f"{signal.Signals(signum).name}: saving as soon as the step is done, then ending; once more ends it at once"
     ]
 
 

@@ -30,15 +30,11 @@ def draw(stats: BufferStats, *versions: int) -> Draw:
     return Draw(pairs, numbers, numbers, numbers, numbers, stats)
 
 
-def test_the_share_of_identical_segments_is_that_of_the_newest_ones():
-    metrics = DrawMetrics(batch_size=2, indices_per_epoch=10)
-    first = metrics.of(draw(BufferStats(inserted=6, identical=2, mark=8), 0, 0), step=0)
-    assert first["pairs/identical_fraction"] == 2 / 8 and first["epoch"] == 0.8
-    second = metrics.of(draw(BufferStats(inserted=7, identical=5, mark=12), 0, 1), step=3)
-    assert second["pairs/identical_fraction"] == 3 / 4
-    assert (second["age/steps_mean"], second["age/steps_max"]) == (2.5, 3.0)
-    third = metrics.of(draw(BufferStats(inserted=7, identical=5, mark=12), 0, 1), step=3)
-    assert third["pairs/identical_fraction"] == 3 / 4  # nothing new: the last figure stands
+def test_a_draw_s_age_and_epoch():
+    stats = BufferStats(inserted=7, identical=5, identical_fraction=0.75, mark=12)
+    metrics = DrawMetrics(batch_size=2, indices_per_epoch=10).of(draw(stats, 0, 1), step=3)
+    assert (metrics["pairs/identical_fraction"], metrics["epoch"]) == (0.75, 1.2)
+    assert (metrics["age/steps_mean"], metrics["age/steps_max"]) == (2.5, 3.0)
 
 
 def test_without_any_outcome_there_is_no_share():

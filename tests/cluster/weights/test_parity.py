@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,14 +31,22 @@ class Pool:
         """By name: how far the token after a cached prefix is off, if otherwise."""
         self.calls: list[str] = []
         self.replaced: dict[str, str] = {}
+        self.silent: list[str] = []
+        """Calls that are never answered."""
         self.set(**members)
 
     def set(self, **members: tuple[int, float | Exception]) -> None:
         self._members = [SimpleNamespace(name=n, version=v, worker=FakeWorker(n)) for n, (v, _) in members.items()]
         self._off = {name: off for name, (_, off) in members.items()}
 
-    def wait_for_version(self, version: int) -> None:
+    def wait_for_version(self, version: int, unless: Callable[[], bool]) -> None:
         self.waited_for = version
+        if self.silent and unless():
+            self._members = []
+
+    def first_done(self, calls: list[Any], timeout_s: float) -> list[Any]:
+        (call,) = calls
+        return [] if call.what in self.silent else calls
 
     def running(self) -> list[Any]:
         return self._members
@@ -56,7 +65,13 @@ class Pool:
         self.replaced[member.name] = reason
 
 
-def parity(pool: Any, dtype: str = "bfloat16", drift: float = 0.0, **changes: Any) -> ParityCheck:
+def parity(
+    pool: Any,
+    dtype: str = "bfloat16",
+    drift: float = 0.0,
+    ending: Callable[[], bool] = lambda: False,
+    **changes: Any,
+) -> ParityCheck:
     """``drift``: by how much the learner's log-probabilities fall between two checks."""
     scored: list[int] = []
 
@@ -65,7 +80,7 @@ def parity(pool: Any, dtype: str = "bfloat16", drift: float = 0.0, **changes: An
         return [np.full(3, -1.0 - drift * (len(scored) - 1), np.float32)] * len(sequences)
 
     learner: Any = SimpleNamespace(score_ema=score_ema)
-    return ParityCheck(WeightsConfig(**changes), dtype, SEQUENCES, learner, pool, LOG)
+    return ParityCheck(WeightsConfig(**changes), dtype, SEQUENCES, learner, pool, LOG, ending)
 
 
 def test_an_engine_that_is_off_by_more_than_at_the_start_is_replaced_and_the_others_are_not():
@@ -93,6 +108,24 @@ def test_an_engine_that_is_wrong_from_the_start_is_replaced_and_calibrates_nothi
     pool.set(b=(7, 0.04), c=(7, 0.3))
     check.check(7)
     assert list(pool.replaced) == ["a", "c"]
+
+
+def test_a_run_that_is_asked_to_end_waits_for_nobody_s_scores():
+    looks: list[int] = []
+
+    def ending() -> bool:
+        looks.append(1)
+        return len(looks) > 2  # asked while the first is waited for
+
+    pool = Pool(a=(7, 0.05), b=(7, 0.05))
+    pool.silent = ["b.score_last"]
+    metrics = parity(pool, ending=ending).check(7)
+    assert not pool.replaced
+    assert metrics["weights/parity_max_nats"] == pytest.approx(0.05)
+    pool = Pool(a=(6, 0.05))
+    pool.silent = ["anything"]
+    assert parity(pool, ending=lambda: True).check(7) == {}
+    assert pool.calls == []
 
 
 def test_one_that_joined_later_is_judged_by_the_calibration_of_the_others():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +55,10 @@ class Pool:
     member: Member
     replaced: list[str] = field(default_factory=list)
 
-    def wait_for_version(self, version: int) -> None: ...
+    def wait_for_version(self, version: int, unless: Callable[[], bool]) -> None: ...
+
+    def first_done(self, calls: list[Any], timeout_s: float) -> list[Any]:
+        return ray.wait(calls, timeout=timeout_s)[0]
 
     def running(self) -> list[Member]:
         return [self.member]

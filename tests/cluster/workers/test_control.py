@@ -25,8 +25,10 @@ def test_requests_are_answered_in_their_order_whoever_came_first():
         await mailbox.ask(Request("actors", 1))
         await mailbox.ask(Request("checkpoint"))
         first = await mailbox.next_request()
-        second = await mailbox.next_request()
-        waiting = asyncio.ensure_future(mailbox.next_request())
+        assert first
+        second = await mailbox.next_request(first.key)
+        assert second
+        waiting = asyncio.ensure_future(mailbox.next_request(second.key))
         await asyncio.sleep(0)
         await mailbox.ask(Request("stop"))
         return [first, second, await waiting]
@@ -47,28 +49,31 @@ def test_a_request_goes_to_the_newest_who_waits():
     assert asyncio.run(body()) == (None, Request("actors", 2))
 
 
-def test_who_withdraws_takes_nothing_that_comes_later():
+def test_a_request_stays_until_the_inbox_has_it_and_is_one_however_often_it_is_sent():
+    first, second = Request("actors", 1), Request("stop")
+
     async def body() -> list[Request | None]:
         mailbox = Control()
-        await mailbox.withdraw()  # nobody waits
-        of_the_attempt_that_ends = asyncio.ensure_future(mailbox.next_request())
-        await asyncio.sleep(0)
-        await mailbox.withdraw()
-        await mailbox.ask(Request("checkpoint"))
-        return [await of_the_attempt_that_ends, await mailbox.next_request()]
+        for request in (first, first, second):
+            await mailbox.ask(request)
+        handed = [await mailbox.next_request(), await mailbox.next_request()]  # the answer was lost
+        handed.append(await mailbox.next_request(first.key))
+        await mailbox.ask(first)
+        return [*handed, await mailbox.next_request(second.key)]
 
-    assert asyncio.run(body()) == [None, Request("checkpoint")]
+    assert asyncio.run(body()) == [first, first, second, first]
 
 
 def test_an_inbox_keeps_what_was_asked_until_it_is_acted_on():
     mailbox = FakeWorker("control")
     inbox = Inbox(FakeMailbox(mailbox), FakeCalls())
     inbox.poll()
-    for request in (Request("actors", 2), Request("checkpoint"), Request("actors", -1), Request("stop")):
+    more = Request("actors", 2)
+    for request in (more, more, Request("checkpoint"), Request("actors", -1), Request("stop"), Request("actors", 0)):
         mailbox.last("next_request").answer(request)
         inbox.poll()
-    assert inbox.actor_changes() == [2, -1]
-    assert inbox.actor_changes() == []
+    assert mailbox.calls[1][1] == mailbox.calls[2][1] == (more.key,), "the mailbox may forget it"
+    assert [inbox.next_change() for _ in range(3)] == [2, -1, 0]
     assert [inbox.checkpoint_due(), inbox.checkpoint_due()] == [True, False]
     assert inbox.stop_asked
 
@@ -129,7 +134,7 @@ def test_a_request_reaches_a_mailbox_that_died_and_was_opened_again(cluster):
     [
         ([None], "run mine: no such run is going on at this cluster"),
         ([dead("gone"), None], "run mine: it ended before it could be asked"),
-        ([dead("always")], "run mine: its mailbox cannot be reached: the actor died"),
+        ([dead("always")], "run mine: its mailbox cannot be reached: the actor died; it may have been heard"),
     ],
 )
 def test_a_request_that_reaches_nobody_is_one_line(cluster, found, message):
@@ -175,14 +180,13 @@ def test_a_mailbox_keeps_the_newest_board():
 def test_a_request_outlives_the_attempt_in_which_it_came():
     asked, mailbox = Asked(), FakeWorker("mailbox")
     first = Inbox(FakeMailbox(mailbox), FakeCalls(), asked)
-    for request in (Request("stop"), Request("actors", 2)):
+    stop = Request("stop")
+    for request in (Request("actors", 2), stop):
         mailbox.last("next_request").answer(request)
         first.poll()
-    # One that comes as the attempt ends is taken too.
-    last = mailbox.last("next_request")
-    first._calls = FakeCalls(lambda: last.answer(Request("checkpoint")))
-    first.close()
-    assert mailbox.calls[-1][0] == "withdraw" and not mailbox.killed
+    first.changed(actors=1)
     second = Inbox(FakeMailbox(mailbox), FakeCalls(), asked)
-    assert second.stop_asked
-    assert (second.actor_changes(), second.checkpoint_due()) == ([2], True)
+    assert mailbox.calls[-1][:2] == ("next_request", (stop.key,))
+    mailbox.last("next_request").answer(stop)  # the mailbox had not heard that it was taken
+    second.poll()
+    assert (second.next_change(), second.stop_asked, asked.more_actors, len(asked.taken)) == (2, True, 1, 2)

@@ -24,7 +24,7 @@ def test_replacements_without_progress_end_the_run_and_progress_forgives():
     assert actions(policy, *one_by_one) == [Action.RETRY] * 4
     decision = policy.decide(actor(5, 4, 5))
     assert decision.action is Action.RAISE
-    assert str(decision.error) == "generation: actors failed 5 times, the last, actor-4, with: it broke"
+    assert str(decision.error) == "generation: 5 failure(s) of actors, the last, of actor-4, with: it broke"
 
 
 def test_actors_that_die_together_with_their_node_are_no_row_and_their_replacements_are():
@@ -43,19 +43,23 @@ def test_one_actor_that_dies_with_each_of_several_attempts_is_no_row():
 
 def test_replacements_are_limited_within_so_many_steps():
     policy = FailurePolicy(Limits(replacements=2))
-    assert actions(policy, actor(1), actor(2), actor(3)) == [Action.RETRY, Action.RETRY, Action.RAISE]
+    assert actions(policy, actor(1), actor(2, 1, 2), actor(3, 2, 3)) == [Action.RETRY, Action.RETRY, Action.RAISE]
     policy = FailurePolicy(Limits(replacements=2, window=10), inserts_per_step=4)
-    assert actions(policy, actor(0), actor(20), actor(41), actor(62)) == [Action.RETRY] * 4
+    one_by_one = [actor(finished, number, number + 1) for number, finished in enumerate((0, 20, 41, 62))]
+    assert actions(policy, *one_by_one) == [Action.RETRY] * 4
 
 
 def test_the_loss_of_a_node_is_one_failure_however_many_actors_it_had():
-    policy = FailurePolicy(Limits(replacements=2), inserts_per_step=4)
-    node = [actor(81 + number // 3, number, 8 + number) for number in range(8)]  # the others go on meanwhile
+    now = 0.0
+    policy = FailurePolicy(Limits(replacements=2), clock=lambda: now)
+    node = [actor(81 + 3 * number, number, 8 + number) for number in range(8)]  # the others go on meanwhile
     assert actions(policy, *node) == [Action.RETRY] * 8
-    assert actions(policy, *[actor(101, number, number + 8) for number in range(8, 16)]) == [Action.RETRY] * 8
-    assert policy.decide(actor(120, 16, 24)).action is Action.RAISE
-    # One replacement after the other at one step is another matter.
-    policy = FailurePolicy(Limits(replacements=2), inserts_per_step=4)
+    now = 31.0
+    assert actions(policy, *[actor(101, number, number + 8) for number in range(7)]) == [Action.RETRY] * 7
+    now = 62.0
+    assert policy.decide(actor(120, 7, 24)).action is Action.RAISE
+    # One replacement after the other is another matter.
+    policy = FailurePolicy(Limits(replacements=2), clock=lambda: now)
     assert actions(policy, *[actor(80 + n, n, n + 1) for n in range(3)]) == [Action.RETRY, Action.RETRY, Action.RAISE]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import ray
 import torch
 
 from cluster.workers.control import Mailbox, Request, find_control
-from cluster.workers.inbox import Inbox
+from cluster.workers.inbox import Asked, Inbox
 from cluster.workers.ray_calls import RayCalls, Worker, WorkerFailure, failure_of
 from contracts.errors import UserError
 
@@ -84,29 +86,29 @@ def test_a_runs_name_is_taken_from_its_claim_to_its_end(ray_local):
 
 @pytest.mark.slow
 def test_a_mailbox_lives_as_long_as_its_run_and_is_opened_again_when_it_dies(ray_local):
-    mailbox, calls = Mailbox("lives"), RayCalls()
+    mailbox, calls, asked = Mailbox("lives"), RayCalls(), Asked()
     first = mailbox.worker.handle._actor_id
-    inbox = Inbox(mailbox, calls)
+    inbox = Inbox(mailbox, calls, asked)
 
-    def taken(request: Request) -> list[int]:
+    def taken(request: Request) -> int:
         calls.answer(find_control("lives").call("ask", request))
-        ray.wait([inbox.awaited], timeout=30)
-        inbox.poll()
-        return inbox.actor_changes()
+        deadline = time.monotonic() + 60
+        while not (change := inbox.next_change()) and time.monotonic() < deadline:
+            inbox.poll()
+        return change
 
-    assert [taken(Request("actors", count)) for count in (1, 2)] == [[1], [2]]
-    inbox.close()
-    calls.answer(find_control("lives").call("ask", Request("actors", 3)))  # between two attempts
-    inbox = Inbox(mailbox, calls)
-    ray.wait([inbox.awaited], timeout=30)
-    inbox.poll()
-    assert inbox.actor_changes() == [3]
+    assert [taken(Request("actors", count)) for count in (1, 2)] == [1, 2]
+    inbox = Inbox(mailbox, calls, asked)  # of the next attempt
+    assert taken(Request("actors", 3)) == 3
     assert find_control("lives").handle._actor_id == mailbox.worker.handle._actor_id == first
 
+    mailbox.open_again()  # it seemed to have died
+    assert mailbox.worker.handle._actor_id == first
     find_control("lives").kill()
     with pytest.raises(WorkerFailure):
         calls.answer(mailbox.worker.call("alive"))
-    while mailbox.worker.handle._actor_id == first:
+    deadline = time.monotonic() + 60
+    while mailbox.worker.handle._actor_id == first and time.monotonic() < deadline:
         inbox.poll()
-    assert taken(Request("actors", 4)) == [4]
+    assert taken(Request("actors", 4)) == 4
     mailbox.close()

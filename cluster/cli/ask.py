@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cluster.config.sections import ClusterConfig
+from contracts.errors import UserError
 
 Run = Annotated[str, typer.Option(help="Name or folder of the run.")]
 Address = Annotated[
@@ -22,6 +23,8 @@ def actors(
     """Add generation actors to a run that is going on, or let some go."""
     from cluster.workers.control import Request, ask
 
+    if not change:
+        raise UserError("change 0: give the number of actors to add, or a negative one to let go")
     ask(run, Request("actors", change), ClusterConfig(address=address))
     print(f"asked run {run} for {change:+d} actor(s)")
 

@@ -212,7 +212,7 @@ def test_a_run_that_is_stopped_while_its_actor_stands_still_saves_at_once_and_go
         engine.suspend()
         ray.get(find_control("held").call("ask", Request("stop")))
         with pytest.raises(Stopped, match=r"stopped at step [2-7] on request"):
-            running.result()
+            running.result(timeout=300)
     assert len(list((folder / "checkpoints").iterdir())) == 1
     result = train(config(task, tmp_path, "held", **changes), resume=True)
     expected = [{k: v for k, v in line.items() if "parity" not in k} for line in metrics(lockstep)]

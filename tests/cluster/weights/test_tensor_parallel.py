@@ -79,6 +79,6 @@ def test_two_workers_compute_with_what_was_published(ray_local, tiny_llama, back
         path.name
         for path in Path("/dev/shm").glob("sem.*")
         for p in (engine_process, *workers)
-        if str(p.pid) in path.name
+        if f"-{p.pid}-" in path.name
     ]
     assert left == []

@@ -25,8 +25,8 @@ ABANDONED_S = 600.0
 @contextmanager
 def session_folder(folders: Path = FOLDERS) -> Iterator[Path]:
     """An empty folder for a Ray session, which only its user may enter, deleted afterwards. Those that killed drivers
-    have left go first."""
-    sweep(folders)
+    have left go first, and once more at the end: a process of Ray that ends later than its driver makes one again."""
+    swept = sweep(folders)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folders))
     try:
         with FileLock(folder / LOCK).acquire(timeout=0):
@@ -34,6 +34,9 @@ def session_folder(folders: Path = FOLDERS) -> Iterator[Path]:
             yield folder / RAY
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for again in swept:
+            if not (again / LOCK).exists():
+                shutil.rmtree(again, ignore_errors=True)
 
 
 def sweep(folders: Path = FOLDERS) -> list[Path]:

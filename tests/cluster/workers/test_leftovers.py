@@ -54,6 +54,16 @@ def test_a_folder_that_was_made_again_after_its_drivers_end_goes_when_it_is_old(
     assert [path.name for path in tmp_path.iterdir()] == [young.name]
 
 
+def test_what_is_made_again_while_the_next_driver_runs_goes_with_it(tmp_path: Path) -> None:
+    killed = tmp_path / "sapo-12345678"
+    killed.mkdir()
+    (killed / "driver.lock").touch()
+    with session_folder(tmp_path):
+        assert not killed.exists()
+        (killed / "ray" / "session_of_a_late_raylet").mkdir(parents=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nobody_else_may_enter_what_ray_opens_to_everybody(tmp_path: Path) -> None:
     with session_folder(tmp_path) as folder:
         folder.chmod(0o777)  # as Ray does

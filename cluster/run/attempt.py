@@ -43,7 +43,7 @@ from cluster.run.losses import Losses
 from cluster.run.machine import MachineWatch
 from cluster.run.preemption import Preemption
 from cluster.run.skips import SkippedBatches, Skips
-from cluster.run.stopping import StopRequest
+from cluster.run.stopping import LastResort, StopRequest
 from cluster.sources.base import BatchSource
 from cluster.sources.fixed import fixed_source
 from cluster.sources.rollouts import RolloutSource
@@ -82,6 +82,7 @@ class Setting:
     """On Ray's metrics port."""
     losses: Losses
     mailbox: Mailbox
+    last_resort: LastResort
     adapters: Adapters | None = None
     """What is published to the actors, where it is not whole weights."""
     survivors: list[Member] = field(default_factory=list)
@@ -114,7 +115,7 @@ def run_attempt(setting: Setting, checkpoint: Path | None, progress: Progress) -
         config, inputs, log = setting.config, setting.inputs, setting.log.logger
         activity = setting.log.activity
         inbox = Inbox(setting.mailbox, RayCalls(), setting.asked)
-        stop = StopRequest(log, config.checkpoint.grace_s)
+        stop = StopRequest(log, config.checkpoint.grace_s, setting.last_resort)
         interventions = Interventions(stop, inbox, Skips(config.learner.skipped_steps), Preemption(log))
         collector = _collector(setting, progress.step)
         parts.callback(collector.close)

@@ -8,15 +8,19 @@ hand on that exception alone: any other that a handler raises there is lost, or 
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from contracts.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ENDS_WITHIN_S = 20.0
+"""How long a run that was told to end at once may take to end its parts in order."""
 
 
 class Interrupted(BaseException):
@@ -37,8 +41,34 @@ class Stopped(Exception):
         self.signum, self.step = signum, step
 
 
+class LastResort:
+    """Ends the process where it can't end in order. Its Ray may have had the signal too, as all processes of a job have
+    where a scheduler takes a machine away, and whoever asks a Ray that is gone for something waits for minutes."""
+
+    def __init__(self, limit_s: float = ENDS_WITHIN_S, leave: Callable[[int], object] = os._exit) -> None:
+        self._limit_s, self._leave = limit_s, leave
+        self._timer: threading.Timer | None = None
+
+    def begin(self, signum: int) -> None:
+        """The run was told to end at once."""
+        if self._timer is None:
+            self._timer = threading.Timer(self._limit_s, self._end, [signum])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def close(self) -> None:
+        """It has ended."""
+        if self._timer:
+            self._timer.cancel()
+
+    def _end(self, signum: int) -> None:
+        name = signal.Signals(signum).name
+        print(f"sapo: {name}: not ended in order within {self._limit_s:g} s; it just ends", file=sys.stderr, flush=True)
+        self._leave(128 + signum)
+
+
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm(last: LastResort) -> Iterator[None]:
     """Within, SIGTERM ends the run as Ctrl-C does, at once and in order: there is nothing to save between attempts.
 
     Raises:
@@ -47,6 +77,7 @@ def ended_by_sigterm() -> Iterator[None]:
 
     def end(signum: int, _: FrameType | None) -> None:
         came.append(signum)
+        last.begin(signum)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
@@ -67,9 +98,13 @@ def ended_by_sigterm() -> Iterator[None]:
 class StopRequest:
     """Whether the run was asked to end. Handlers are the process's: one at a time, in its main thread."""
 
-    def __init__(self, log: logging.Logger, grace_s: float) -> None:
-        """``grace_s``: longest wait for the step and its checkpoint."""
-        self._log, self._grace_s = log, grace_s
+    def __init__(self, log: logging.Logger, grace_s: float, last: LastResort) -> None:
+        """
+        Args:
+            grace_s: longest wait for the step and its checkpoint.
+            last: begins when it is over.
+        """
+        self._log, self._grace_s, self._last = log, grace_s, last
         self.signum = 0
         """What asked; 0: nothing has."""
 
@@ -89,6 +124,7 @@ class StopRequest:
         except (Exception, KeyboardInterrupt) as failure:
             # Whoever asked for the end has no time for another attempt.
             if self.signum and not isinstance(failure, (Stopped, UserError)):
+                self._last.begin(self.signum)
                 raise Interrupted(self.signum) from failure
             raise
         finally:
@@ -98,6 +134,7 @@ class StopRequest:
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         if self.signum:
+            self._last.begin(self.signum)
             raise KeyboardInterrupt
         if signum == signal.SIGALRM:
             return

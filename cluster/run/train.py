@@ -19,7 +19,7 @@ from cluster.run.file_watch import FileWatch
 from cluster.run.loop import Progress
 from cluster.run.losses import Losses
 from cluster.run.shrinking import fitted, wait_for_ray
-from cluster.run.stopping import Stopped, ended_by_sigterm
+from cluster.run.stopping import LastResort, Stopped, ended_by_sigterm
 from cluster.storage.environment import write_environment
 from cluster.storage.run_folder import RunFolder
 from cluster.storage.run_lock import run_lock, say_where
@@ -61,6 +61,8 @@ def train(
         Interrupted: it was asked to end at once.
     """
     with ExitStack() as stack:
+        last_resort = LastResort()
+        stack.callback(last_resort.close)
         log = RunLog(config.name)
         stack.callback(log.close)
         with log.activity.phase("reading model and data"):
@@ -73,7 +75,7 @@ def train(
         folder.validate_unchanged()
         with log.activity.phase("connecting to Ray"):
             hardware = stack.enter_context(ray_session(config.cluster, needed_cpus(config)))
-        stack.enter_context(ended_by_sigterm())  # now: Ray has set a handler of its own
+        stack.enter_context(ended_by_sigterm(last_resort))  # now: Ray has set a handler of its own
         mailbox = Mailbox(config.name)
         stack.callback(mailbox.close)
         say_where(folder.path, ray.get_runtime_context().gcs_address)
@@ -110,7 +112,18 @@ def train(
         losses = Losses(log.logger, metrics.set)
         log.logger.addHandler(EventCounts(metrics))
         setting = Setting(
-            config, folder, inputs, total_steps, hardware, log, policy, metrics, losses, mailbox, run.adapters
+            config,
+            folder,
+            inputs,
+            total_steps,
+            hardware,
+            log,
+            policy,
+            metrics,
+            losses,
+            mailbox,
+            last_resort,
+            run.adapters,
         )
         stack.callback(end_all, setting.survivors)
         stack.callback(end_ranks, setting)

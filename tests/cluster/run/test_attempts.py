@@ -49,6 +49,7 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         metrics=absent,
         losses=Losses(log.logger, lambda figures: None),
         mailbox=absent,
+        last_resort=absent,
     )
     log.close()
 

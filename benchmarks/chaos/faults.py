@@ -38,7 +38,8 @@ class Fault:
     kind: str
     """kill: SIGKILL. stop: SIGSTOP, and it never goes on. pause: it goes on after a while. drop: its TCP connections
     break. full: it can't write files for a while. damage: a bit of the newest checkpoint flips, then a rank dies.
-    term: SIGTERM. preempt: all generation actors stop, and the driver gets SIGTERM while it waits for them."""
+    term: SIGTERM. preempt: all generation actors stop, and while the driver waits for them its process group gets
+    SIGTERM."""
     part: str
 
     def __str__(self) -> str:

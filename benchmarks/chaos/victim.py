@@ -133,7 +133,7 @@ class Victim:
             command.append(f"cluster.address={self._cluster.address}")
         environment = self._cluster.environment if self._cluster else dict(os.environ)
         with self._log.open("a") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, process_group=0)
         self._driver = psutil.Process(self._process.pid)
 
     def _strike(self, fault: Fault) -> bool:
@@ -157,7 +157,10 @@ class Victim:
                     actor.suspend()
             time.sleep(WAITING_S)
         began = time.monotonic()
-        self._process.send_signal(signal.SIGTERM if saves else signal.SIGKILL)
+        if fault.kind == "preempt":
+            os.killpg(self._process.pid, signal.SIGTERM)
+        else:
+            self._process.send_signal(signal.SIGTERM if saves else signal.SIGKILL)
         # It may just have ended by itself, and the disk may be full for the checkpoint that SIGTERM asks for.
         self._note_end((*ENDED[fault.kind], 0), FULL_DISK if saves and self._filled else None)
         if saves and (found := self._newest_checkpoint()) < self._steps() and not self._filled:

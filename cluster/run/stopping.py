@@ -20,7 +20,7 @@ from contracts.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ENDS_WITHIN_S = 20.0
-"""How long a run that was told to end at once may take to end its parts in order."""
+"""How long a run may take to end its parts in order when it has saved, or was told to end at once."""
 
 
 class Interrupted(BaseException):
@@ -42,15 +42,18 @@ class Stopped(Exception):
 
 
 class LastResort:
-    """Ends the process where it can't end in order. Its Ray may have had the signal too, as all processes of a job have
-    where a scheduler takes a machine away, and whoever asks a Ray that is gone for something waits for minutes."""
+    """Ends the process where it can't end in order, having saved or not.
+
+    Its Ray may have had the signal too, as all processes of a job have where a scheduler takes a machine away, and
+    whoever asks a Ray that is gone for something waits for minutes.
+    """
 
     def __init__(self, limit_s: float = ENDS_WITHIN_S, leave: Callable[[int], object] = os._exit) -> None:
         self._limit_s, self._leave = limit_s, leave
         self._timer: threading.Timer | None = None
 
     def begin(self, signum: int) -> None:
-        """The run was told to end at once."""
+        """The run has saved, or was told to end at once."""
         if self._timer is None:
             self._timer = threading.Timer(self._limit_s, self._end, [signum])
             self._timer.daemon = True
@@ -122,9 +125,10 @@ class StopRequest:
         try:
             yield
         except (Exception, KeyboardInterrupt) as failure:
+            if self.signum and not isinstance(failure, UserError):
+                self._last.begin(self.signum)
             # Whoever asked for the end has no time for another attempt.
             if self.signum and not isinstance(failure, (Stopped, UserError)):
-                self._last.begin(self.signum)
                 raise Interrupted(self.signum) from failure
             raise
         finally:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import ray
+from ray._private import services
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.config.sections import ClusterConfig
@@ -74,12 +75,25 @@ def _start(config: ClusterConfig, needed_cpus: float, folder: str) -> None:
     )
     for last in (False, True):
         try:
-            start()
+            with _groups_of_their_own():
+                start()
             return
         except Exception as error:  # a port, memory, a time-out: Ray raises bare exceptions here
             ray.shutdown()
             if last:
                 raise UserError(f"cluster: Ray could not be started on this machine: {first_line(error)}") from error
+
+
+@contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Within, Ray's processes get process groups of their own. A signal to the driver's whole group, as ``timeout`` and
+    shells send it, asks the run to save; it must not take away what it saves with. Ray has no option for it."""
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def _join(address: str, config: ClusterConfig) -> None:

@@ -275,7 +275,7 @@ class ActorPool:
 
     def _awaited(self) -> list[Call]:
         waiting = [*self._sends, *(m.awaited for m in self.members.values() if m.awaited is not None)]
-        return waiting if self.inbox is None else [*waiting, self.inbox.awaited]
+        return waiting if self.inbox is None or self.inbox.awaited is None else [*waiting, self.inbox.awaited]
 
     def _settle(self, done: Sequence[Call]) -> None:
         for call in done:
@@ -287,6 +287,8 @@ class ActorPool:
                 self.inbox.take()
             elif member := next((m for m in self.members.values() if m.awaited == call), None):
                 self._advance(member, call)
+        if self.inbox and self.inbox.awaited is None:
+            self.inbox.poll()
         if self.inbox:  # also what the loop took from it between two steps
             while change := self.inbox.next_change():
                 self.inbox.changed(self._resize(change))

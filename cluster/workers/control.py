@@ -27,6 +27,8 @@ OPEN_AGAIN_S = 20.0
 """Longest that a run may be without a mailbox before it is taken to have ended: one that dies is opened again."""
 LOOK_S = 1.0
 """Pause between two looks for it."""
+ALIVE_S = 5.0
+"""Longest wait for an answer of one that seems to have died."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,23 @@ class Mailbox:
         self._run = run
         self.worker = _claimed(run)
 
-    def open_again(self) -> None:
-        """After it has died. One that seems to have, and has the name still, is kept."""
-        with suppress(ValueError):
+    def open_again(self) -> bool:
+        """After it has died. One that only seems to have is kept.
+
+        Returns:
+            Whether there is one; Ray may not have let go of the name yet.
+        """
+        try:
+            answer_of(self.worker.call("alive"), ALIVE_S)
+        except WorkerFailure:
+            self.worker.kill()  # Ray keeps the name of one that died for as long as somebody has its handle
+        else:
+            return True
+        try:
             self.worker = _opened(self._run)
+        except ValueError:
+            return False
+        return True
 
     def close(self) -> None:
         """The name is free again."""

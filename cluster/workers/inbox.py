@@ -29,28 +29,22 @@ class Inbox:
     def __init__(self, mailbox: Mailbox, calls: Calls, asked: Asked | None = None) -> None:
         """``mailbox``, ``asked``: of the run."""
         self._mailbox, self._calls, self._asked = mailbox, calls, asked or Asked()
+        self._awaited: Call | None = None
         self._await_next()
 
     @property
-    def awaited(self) -> Call:
-        """Answers with the next request."""
+    def awaited(self) -> Call | None:
+        """Answers with the next request; None: the mailbox died, and ``poll`` opens it again."""
         return self._awaited
 
-    def take(self) -> bool:
-        """Take over what ``awaited`` was answered, and wait for the next.
-
-        Returns:
-            Whether the mailbox lives.
-        """
+    def take(self) -> None:
+        """Take over what ``awaited`` was answered, and wait for the next."""
         try:
             self._keep(self._calls.answer(self._awaited))
         except WorkerFailure:
-            self._mailbox.open_again()
-            return False
-        else:
-            return True
-        finally:
-            self._await_next()
+            self._awaited = None
+            return
+        self._await_next()
 
     def _keep(self, request: Request | None) -> None:
         if request is None or request.key in self._asked.taken:
@@ -66,8 +60,10 @@ class Inbox:
 
     def poll(self) -> None:
         """Take what has come, without waiting."""
-        while self._calls.first_done([self._awaited], 0) and self.take():
-            pass
+        if self._awaited is None and self._mailbox.open_again():
+            self._await_next()
+        while self._awaited is not None and self._calls.first_done([self._awaited], 0):
+            self.take()
 
     def next_change(self) -> int:
         """A change of their number that was asked for: actors to add, or negative ones to let go; 0: none is left."""

@@ -79,11 +79,15 @@ def test_an_inbox_keeps_what_was_asked_until_it_is_acted_on():
 
 
 def test_an_inbox_opens_its_mailbox_again_when_it_died():
-    mailbox = FakeMailbox(FakeWorker("first"), again=FakeWorker("second"))
+    mailbox = FakeMailbox(FakeWorker("first"))
     inbox = Inbox(mailbox, FakeCalls())
     mailbox.worker.last("next_request").fail(WorkerFailure("killed", died=True))
+    for _ in range(2):  # Ray has not let go of its name yet; nobody waits for that
+        inbox.poll()
+        assert inbox.awaited is None
+    mailbox.again = FakeWorker("second")
     inbox.poll()
-    assert mailbox.worker.name == "second"
+    assert mailbox.worker.name == "second" and inbox.awaited is not None
     mailbox.worker.last("next_request").answer(None)  # to an inbox that a newer one took the place of
     inbox.poll()
     assert not inbox.stop_asked

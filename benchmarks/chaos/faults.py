@@ -107,6 +107,12 @@ def _hit(kind: str, victim: psutil.Process, checkpoints: Path, chance: random.Ra
     return True
 
 
+def whole_checkpoints(checkpoints: Path) -> list[int]:
+    """Their steps, in order."""
+    names = [path.name.removeprefix("step-") for path in checkpoints.glob("step-*")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def wait_until(condition: Callable[[], bool], process: psutil.Process, timeout_s: float) -> bool:
     """Whether ``condition`` came true while the process ran."""
     deadline = time.monotonic() + timeout_s
@@ -145,10 +151,10 @@ def _drop_connections(victim: psutil.Process) -> bool:
 
 def _damage(checkpoints: Path, chance: random.Random) -> bool:
     """Flip a bit of a file of the newest checkpoint."""
-    whole = [path for path in checkpoints.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    if len(whole) < 2:  # a run without any valid one ends, and says so
+    steps = whole_checkpoints(checkpoints)
+    if len(steps) < 2:  # a run without any valid one ends, and says so
         return False
-    newest = max(whole, key=lambda path: int(path.name.removeprefix("step-")))
+    newest = checkpoints / f"step-{steps[-1]}"
     try:
         path = chance.choice(sorted(path for path in newest.rglob("*") if path.is_file() and path.stat().st_size))
         with path.open("r+b") as file:

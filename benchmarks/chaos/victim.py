@@ -20,7 +20,7 @@ import psutil
 import yaml
 
 from benchmarks.chaos.audit import Traces, events
-from benchmarks.chaos.faults import FULL_S, Fault, parts_of, strike, wait_until
+from benchmarks.chaos.faults import FULL_S, Fault, parts_of, strike, wait_until, whole_checkpoints
 from benchmarks.chaos.nodes import LocalCluster
 
 RUN_S = 1800.0
@@ -163,16 +163,14 @@ class Victim:
             self._process.send_signal(signal.SIGTERM if saves else signal.SIGKILL)
         # It may just have ended by itself, and the disk may be full for the checkpoint that SIGTERM asks for.
         self._note_end((*ENDED[fault.kind], 0), FULL_DISK if saves and self._filled else None)
-        if saves and (found := self._newest_checkpoint()) < self._steps() and not self._filled:
-            self._outcome.wrong.append(f"ended by {fault} at step {self._steps()} with a checkpoint of step {found}")
         if saves:
+            found = max(whole_checkpoints(self.folder / "checkpoints"), default=0)
+            if found < self._steps() and not self._filled:
+                self._outcome.wrong.append(
+                    f"ended by {fault} at step {self._steps()}, its newest checkpoint is {found}"
+                )
             self._outcome.exit_s.append(time.monotonic() - began)
         self._start(*(f"{key}={self._chance.choice(values)}" for key, values in self._changes.items()))
-
-    def _newest_checkpoint(self) -> int:
-        """Its step; 0: there is none."""
-        steps = [path.name.removeprefix("step-") for path in (self.folder / "checkpoints").glob("step-*")]
-        return max((int(step) for step in steps if step.isdigit()), default=0)
 
     def _kill_node(self, cluster: LocalCluster) -> bool:
         if not cluster.kill_node(self._chance):

@@ -127,9 +127,8 @@ class StopRequest:
         except (Exception, KeyboardInterrupt) as failure:
             if self.signum and not isinstance(failure, UserError):
                 self._last.begin(self.signum)
-            # Whoever asked for the end has no time for another attempt.
-            if self.signum and not isinstance(failure, (Stopped, UserError)):
-                raise Interrupted(self.signum) from failure
+                if not isinstance(failure, Stopped):  # whoever asked for the end has no time for another attempt
+                    raise Interrupted(self.signum) from failure
             raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -14,14 +14,12 @@ from cluster.reports.activity import Activity
 from cluster.sources.base import Batch, Metrics, SourceTimings
 from cluster.sources.rollout_metrics import DrawMetrics, UsablePairs
 from cluster.weights.parity import ParityCheck
-from cluster.workers.actor_pool import ActorPool
+from cluster.workers.actor_pool import LOOK_S, ActorPool
 from cluster.workers.learner_group import LearnerGroup
 from cluster.workers.ray_calls import Call, wait_for
 from contracts.errors import UserError
 from contracts.pair import PreferencePair, ReferenceScore
 
-LOOK_S = 1.0
-"""Who waits for pairs looks so often whether the run was asked to end, in seconds."""
 DOING = {"weights_wait_s": "wait for weights", "publish_s": "publish"}
 """What the driver does meanwhile."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from actors.token_table import TokenTable
 from cluster.config.sections import WeightsConfig
 from cluster.weights.judgement import Difference, Evidence, Scores, evidence, fault, typical
-from cluster.workers.actor_pool import ActorPool
+from cluster.workers.actor_pool import LOOK_S, ActorPool
 from cluster.workers.member import Member
 from cluster.workers.ray_calls import Call, WorkerFailure
 
@@ -21,9 +21,6 @@ ROWS = 32
 """At most."""
 ROW_TOKENS = 256
 """Of each row at most. On CPU the prefix cache keeps blocks of 128 tokens; shorter rows can't show that it is stale."""
-
-LOOK_S = 1.0
-"""Who waits for an actor's scores looks so often whether they are still wanted, in seconds."""
 
 
 class Scorer(Protocol):

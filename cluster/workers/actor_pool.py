@@ -24,7 +24,7 @@ from learner.messages import Ack
 ANSWER_S = 5.0
 """Longest wait for answers that take an actor milliseconds."""
 LOOK_S = 1.0
-"""Who waits for weights to arrive looks so often whether that is still wanted, the first time after so many seconds."""
+"""Who waits for actors looks so often whether that is still wanted, in seconds. Weights have that long in any case."""
 
 
 class Factory(Protocol):
@@ -126,8 +126,8 @@ class ActorPool:
         """
         staying = [member for member in self.members.values() if not member.leaving]
         # Who has no work yet goes first, above all who has no place: it may never get one.
-        later = (State.RUNNING, State.JOINING, State.READY, State.STARTING, State.PLACED, State.PLACING)
-        staying.sort(key=lambda member: (later.index(member.state), _number(member.name)))
+        states = list(State)
+        staying.sort(key=lambda member: (-states.index(member.state), _number(member.name)))
         leaving = staying[max(1, len(staying) - count) :]
         for member in reversed(leaving):
             if member.state is State.RUNNING:
@@ -287,9 +287,10 @@ class ActorPool:
                 self.inbox.take()
             elif member := next((m for m in self.members.values() if m.awaited == call), None):
                 self._advance(member, call)
-        if self.inbox and self.inbox.awaited is None:
-            self.inbox.poll()
-        if self.inbox:  # also what the loop took from it between two steps
+        if self.inbox:
+            if self.inbox.awaited is None:
+                self.inbox.poll()
+            # Also what the loop took from it between two steps.
             while change := self.inbox.next_change():
                 self.inbox.changed(self._resize(change))
 

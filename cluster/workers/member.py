@@ -11,6 +11,8 @@ from cluster.workers.watch import Watch
 
 
 class State(Enum):
+    """In the order of an actor's life."""
+
     PLACING = "placing"
     """The cluster looks for cores and GPUs."""
     PLACED = "placed"
